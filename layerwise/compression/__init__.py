@@ -1,0 +1,1 @@
+"""Smaller models: which layers to keep, building the compact model, healing it."""

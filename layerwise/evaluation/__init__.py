@@ -1,0 +1,1 @@
+"""Measuring a recommender: ranking quality, latency, and the classic models it has to beat."""

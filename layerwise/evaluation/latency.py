@@ -1,0 +1,283 @@
+"""Latency of a full and a compact model, timed in turn, with proof that what was timed did the work.
+
+Machines drift: frequencies change, neighbours come and go. Timing one model after the other turns drift into
+a difference (88 % false alarms on identical code), so the two alternate in blocks: full, compact, compact,
+full, where a linear drift cancels. The block is the unit of replication, its figure the median of its calls.
+
+A fast number proves nothing by itself. Forward hooks count the layers that run in every timed call, and every
+timed output is compared with one that was computed untimed. A hook costs 1.2 microseconds per layer and call
+(measured on one CPU thread), the same for each layer of either model.
+
+References:
+    MLPerf Inference audit tests TEST01 (outputs of the timed run) and TEST04 (repeated inputs).
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from layerwise.evaluation.audited import (
+    AuditedModel,
+    Inputs,
+    Timer,
+    batch_size_of,
+    digests_of,
+    evaluating,
+    place_of,
+)
+from layerwise.models.families import layers_of as family_layers_of
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+MIN_ARM_SECONDS = 0.05  # per model and block, far above the clock's resolution and a scheduler's slice
+MAX_CALLS = 1000  # per turn
+STABLE = 0.05  # two warm-up rounds agree when their medians differ by less than this share
+HEADROOM = 1.03  # a compact model cannot beat the ratio of layers; above this multiple the timing is wrong
+ROUNDING = 8  # units of rounding by which a timed output may differ from its reference
+
+
+@dataclass(frozen=True)
+class LatencyComparison:
+    """Timings of a full and a compact model on the same inputs, and the evidence that they are honest.
+
+    Attributes:
+        full_ms: Median time of a call of the full model in ms, [blocks].
+        compact_ms: The same for the compact model.
+        full_executed: How often each layer ran in each clocked call, warm-up included, [calls, layers].
+        compact_executed: The same for the compact model.
+        batch_size: Rows of an input.
+        calls_per_block: Timed calls per model and block.
+        input_digests: sha256 of each input.
+        max_difference: Largest absolute difference of a timed output from its untimed reference.
+        allowed_difference: What rounding can explain.
+        warmup_rounds: Warm-up rounds that were run.
+        stable: Whether the last two of them agreed within 5 %.
+        device: Name of the device.
+        dtype: Floating-point kinds of the weights, joined by "+".
+        threads: Threads of a CPU operation.
+        torch_version: Version of torch.
+    """
+
+    full_ms: FloatArray
+    compact_ms: FloatArray
+    full_executed: IntArray
+    compact_executed: IntArray
+    batch_size: int
+    calls_per_block: int
+    input_digests: tuple[str, ...]
+    max_difference: float
+    allowed_difference: float
+    warmup_rounds: int
+    stable: bool
+    device: str
+    dtype: str
+    threads: int
+    torch_version: str
+
+    @property
+    def full_layers(self) -> int:
+        """Layers of the full model."""
+        return int(self.full_executed.shape[1])
+
+    @property
+    def compact_layers(self) -> int:
+        """Layers of the compact model."""
+        return int(self.compact_executed.shape[1])
+
+    @property
+    def speedup(self) -> float:
+        """Full over compact time: the geometric mean of the blocks' ratios."""
+        return float(np.exp(np.log(self.full_ms / self.compact_ms).mean()))
+
+    @property
+    def bound(self) -> float:
+        """Ratio of layers, which the speedup cannot exceed at equal batch, since the rest is not cut."""
+        return self.full_layers / self.compact_layers
+
+    def checks(self) -> list[tuple[bool, str]]:
+        """What must hold before the speedup counts: whether it does, and a sentence with the numbers."""
+        different = len(set(self.input_digests))
+        return [
+            (
+                self.max_difference <= self.allowed_difference,
+                f"timed outputs equal untimed ones: they differ by at most {self.max_difference:.3g}, "
+                f"allowed {self.allowed_difference:.3g}",
+            ),
+            _layers_check("full", self.full_executed),
+            _layers_check("compact", self.compact_executed),
+            (
+                self.speedup <= HEADROOM * self.bound,
+                f"speedup {self.speedup:.3f} is possible: at most {HEADROOM} times the ratio of layers, "
+                f"{self.bound:.3f}",
+            ),
+            (
+                different == len(self.input_digests),
+                f"inputs are all different: {different} of {len(self.input_digests)}",
+            ),
+        ]
+
+    def setting(self) -> dict[str, str]:
+        """Where and how it was measured, in words."""
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "threads": str(self.threads),
+            "torch": self.torch_version,
+            "batch size": str(self.batch_size),
+            "blocks": f"{len(self.full_ms)}, each of {self.calls_per_block} calls per model",
+            "warm-up": f"{self.warmup_rounds} rounds, {'stable' if self.stable else 'not yet stable'}",
+        }
+
+
+def compare_latency(
+    full: nn.Module,
+    compact: nn.Module,
+    inputs: Inputs,
+    blocks: int = 10,
+    *,
+    warmup: int = 10,
+    calls: int | None = None,
+    seconds: float = 60.0,
+    tolerance: float | None = None,
+    layers_of: Callable[[nn.Module], nn.ModuleList] = family_layers_of,
+    timer: Timer = time.perf_counter,
+) -> LatencyComparison:
+    """Times of both models, in alternating blocks over the same inputs; for an A/A run pass a deep copy.
+
+    Both models stay resident, in evaluation mode and without gradients; their modes are put back. A turn is a
+    run of successive calls of one model, each on another input; a block is four turns, full and compact on
+    the same inputs, then compact and full on the next. The clock is read before and after every call, on an
+    accelerator once that has finished its work. Outputs are compared between the calls, with the clock
+    stopped; garbage collection is off during a block.
+
+    Warm-up: rounds of every input through both models, until both medians are within 5 % of the round before.
+
+    Args:
+        full: Module called as `full(**inputs[i])`.
+        compact: Module called the same way, on the same device and of the same floating-point dtypes.
+        inputs: At least two dictionaries of tensors with one batch size, all different, on that device.
+        blocks: Number of blocks, at least 2.
+        warmup: Largest number of warm-up rounds, at least 2.
+        calls: Calls per turn, at least 2 (one more where two turns would meet on one input). By default as
+            many as give each model 50 ms per block, if `seconds` allows.
+        seconds: Bound for the timed calls of all blocks together, as far as two calls per turn allow it.
+        tolerance: Allowed absolute difference of outputs; by default 8 roundings of the largest output.
+        layers_of: Lists the layers of a model.
+        timer: Clock in seconds.
+
+    Raises:
+        ValueError: Equal or too few inputs, several batch sizes or devices, different dtypes, a model without
+            layers, outputs that are not finite, or a number below its least value.
+        TypeError: An input that is not a dictionary of tensors, or an output without a tensor.
+    """
+    _at_least(2, blocks=blocks, warmup=warmup, calls=2 if calls is None else calls)
+    digests, batch_size = digests_of(inputs), batch_size_of(inputs)
+    device, dtypes = place_of(full, compact, inputs)
+    clock = _synchronised(timer, device)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(evaluating(full, compact))
+        arms = [
+            AuditedModel(name, model, inputs, clock) for name, model in (("full", full), ("compact", compact))
+        ]
+        for arm in arms:
+            stack.enter_context(arm.counting(layers_of(arm.model)))
+        rounds, stable, typical = _warm_up(arms, len(inputs), warmup)
+        turn = _turn_length(calls, typical, blocks, seconds, len(inputs))
+        figures = np.array([_block(arms, turn, number, len(inputs)) for number in range(blocks)])
+    rounding = ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes)
+    return LatencyComparison(
+        full_ms=figures[:, 0],
+        compact_ms=figures[:, 1],
+        full_executed=np.array(arms[0].executed, dtype=np.int64),
+        compact_executed=np.array(arms[1].executed, dtype=np.int64),
+        batch_size=batch_size,
+        calls_per_block=2 * turn,
+        input_digests=digests,
+        max_difference=max(arm.difference for arm in arms),
+        allowed_difference=rounding * min(arm.scale for arm in arms) if tolerance is None else tolerance,
+        warmup_rounds=rounds,
+        stable=stable,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        dtype="+".join(str(dtype).removeprefix("torch.") for dtype in dtypes),
+        threads=torch.get_num_threads(),
+        torch_version=torch.__version__,
+    )
+
+
+def _warm_up(arms: Sequence[AuditedModel], num_inputs: int, most: int) -> tuple[int, bool, FloatArray]:
+    before = np.full(len(arms), np.inf)
+    for number in range(1, most + 1):
+        now = np.array([np.median([arm.call(index) for index in range(num_inputs)]) for arm in arms])
+        if stable := bool((np.abs(now - before) <= STABLE * before).all() and number > 1):
+            break
+        before = now
+    return number, stable, now / 1000
+
+
+def _turn_length(calls: int | None, typical: FloatArray, blocks: int, seconds: float, num_inputs: int) -> int:
+    if calls is None:
+        typical = typical.clip(min=MIN_ARM_SECONDS / (2 * MAX_CALLS))
+        wanted = math.ceil(MIN_ARM_SECONDS / (2 * typical.min()))
+        affordable = int(seconds / (2 * blocks * typical.sum()))
+        calls = max(2, min(wanted, affordable))
+    return calls + 1 if (calls - 1) % num_inputs == 0 else calls  # else two turns would meet on one input
+
+
+def _block(arms: Sequence[AuditedModel], turn: int, number: int, num_inputs: int) -> tuple[float, float]:
+    """Median ms of a call of the full and of the compact model, over one block."""
+    full, compact = arms
+    steps = np.arange(2 * turn * number, 2 * turn * (number + 1)) % num_inputs
+    first, second = steps[:turn].tolist(), steps[turn:].tolist()
+    with _without_collection():
+        full_ms = [full.call(index) for index in first]
+        compact_ms = [compact.call(index) for index in first]
+        compact_ms += [compact.call(index) for index in second]
+        full_ms += [full.call(index) for index in second]
+    return float(np.median(full_ms)), float(np.median(compact_ms))
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _synchronised(timer: Timer, device: torch.device) -> Timer:
+    if device.type == "cpu":
+        return timer
+
+    def read() -> float:
+        torch.accelerator.synchronize(device)
+        return timer()
+
+    return read
+
+
+def _layers_check(name: str, executed: IntArray) -> tuple[bool, str]:
+    right = int((executed == 1).all(axis=1).sum())
+    calls, layers = executed.shape
+    return (
+        right == calls,
+        f"every one of the {name} model's {layers} layers ran once in {right} of {calls} calls",
+    )
+
+
+def _at_least(least: int, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")

@@ -1,0 +1,1 @@
+"""The laboratory: artefacts are made once, stored under the address of what made them, and never changed."""

@@ -1,0 +1,60 @@
+"""A digest of what modules do, so that a new comment does not make an artefact outdated and new code does."""
+
+import ast
+import hashlib
+from pathlib import Path
+
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+
+
+def code_digest(*names: str, root: Path = PACKAGE_FOLDER.parent) -> str:
+    """sha256, as 64 hexadecimal digits, over the syntax trees of modules, without docstrings and comments.
+
+    The source is read, not imported. The digest holds for every Python version that parses the source alike:
+    fields that are empty, which is how a newer version adds some, are left out.
+
+    Args:
+        names: modules ("layerwise.evaluation.ranking") or packages ("layerwise.models", with all below);
+            their order, and a module named twice, do not matter.
+        root: folder that holds the top-level package.
+
+    Raises:
+        ValueError: no name at all, or a name without source below `root`.
+        SyntaxError: a source that does not parse.
+    """
+    if not names:
+        raise ValueError("code_digest needs at least one module or package, such as 'layerwise.models'")
+    digest = hashlib.sha256()
+    for path in sorted({path for name in names for path in _sources(name, root)}):
+        tree = _WithoutBareStrings().visit(ast.parse(path.read_bytes(), filename=str(path)))
+        digest.update(repr((path.relative_to(root).as_posix(), _structure(tree))).encode("utf-8"))
+    return digest.hexdigest()
+
+
+def _sources(name: str, root: Path) -> list[Path]:
+    place = root.joinpath(*name.split("."))
+    if place.is_dir() and (sources := list(place.rglob("*.py"))):
+        return sources
+    module = place.with_name(place.name + ".py")
+    if not module.is_file():
+        raise ValueError(f"no source for {name!r}: neither {module} nor a package {place} exists")
+    return [module]
+
+
+class _WithoutBareStrings(ast.NodeTransformer):
+    """Drops statements that are nothing but a text: docstrings, also of attributes, do nothing."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
+
+
+def _structure(node: object) -> object:
+    """A syntax tree as nested tuples of names and values, without positions and without empty fields."""
+    if isinstance(node, ast.AST):
+        fields = (
+            (field, value) for field, value in ast.iter_fields(node) if value is not None and value != []
+        )
+        return type(node).__name__, *((field, _structure(value)) for field, value in fields)
+    if isinstance(node, list):
+        return tuple(_structure(part) for part in node)
+    return repr(node)

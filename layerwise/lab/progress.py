@@ -1,0 +1,90 @@
+"""What a person sees while experiments run: what is done, what is under way, how long it may still take."""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from shutil import get_terminal_size
+from typing import IO
+
+LINE_EVERY = 15.0  # seconds between lines where there is no terminal to redraw
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A task under way: its name, the share done and a word on how it goes."""
+
+    name: str
+    share: float
+    words: str
+
+
+class Board:
+    """Draws one line that is renewed on a terminal, or prints a line now and then elsewhere.
+
+    Args:
+        efforts: Effort of each task, by name, in any common unit; only ratios matter.
+        stream: Where to draw; standard error by default.
+    """
+
+    def __init__(self, efforts: Mapping[str, float], stream: IO[str] | None = None) -> None:
+        self._efforts = dict(efforts)
+        self._finished: set[str] = set()
+        self._stages: dict[str, Stage] = {}
+        self._stream = stream or sys.stderr
+        self._start = self._drawn = time.monotonic()
+
+    def update(self, name: str, share: float, words: str) -> None:
+        """Notes where a task stands."""
+        self._stages[name] = Stage(name, share, words)
+        self._draw()
+
+    def finish(self, name: str, seconds: float) -> None:
+        """Notes that a task is done."""
+        self._stages.pop(name, None)
+        self._finished.add(name)
+        self._say(f"[{len(self._finished)}/{len(self._efforts)}] {name}: {seconds:.0f} s{self._forecast()}")
+
+    def note(self, sentence: str) -> None:
+        """Prints a sentence of its own."""
+        self._say(sentence)
+
+    def close(self) -> None:
+        """Ends the renewed line."""
+        if self._stream.isatty():
+            self._write("\r\x1b[K")
+
+    def _forecast(self) -> str:
+        done = sum(self._efforts[name] for name in self._finished)
+        done += sum(self._efforts[stage.name] * stage.share for stage in self._stages.values())
+        total = sum(self._efforts.values())
+        elapsed = time.monotonic() - self._start
+        if done < 0.02 * total or elapsed < 5 or done >= total:
+            return ""
+        left = elapsed * (total - done) / done
+        return f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
+
+    def _draw(self) -> None:
+        terminal = self._stream.isatty()
+        if time.monotonic() - self._drawn < (0.2 if terminal else LINE_EVERY):
+            return
+        stages = " | ".join(f"{stage.name}: {stage.words}" for stage in self._stages.values())
+        line = f"[{len(self._finished)}/{len(self._efforts)}] {stages}{self._forecast()}"
+        if terminal:
+            self._write(f"\r\x1b[K{line[: _width()]}")
+        else:
+            self._write(f"layerwise {line}\n")
+        self._drawn = time.monotonic()
+
+    def _say(self, line: str) -> None:
+        start = "\r\x1b[K" if self._stream.isatty() else ""
+        self._write(f"{start}layerwise {line}\n")
+        self._drawn = time.monotonic()
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def _width() -> int:
+    return get_terminal_size((120, 24)).columns - 1

@@ -1,0 +1,91 @@
+"""What is run in each tier: data, sizes, recipes, seeds."""
+
+from dataclasses import dataclass
+
+from layerwise.compression.distill import Distillation
+from layerwise.models.families import Shape
+from layerwise.models.training import Recipe
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kind of full model on a dataset: everything that its trainings share but the seed.
+
+    Attributes:
+        dataset: Name, folder or file that `load_interactions` understands.
+        test_targets: Last events of each user that are never trained on; each is ranked from its true prefix.
+        family: Architecture.
+        shape: Layers and widths of the full model.
+        max_length: Number of most recent events that the model reads.
+        attention_dropout: Share of attention weights dropped in training.
+        training: Recipe for models trained from scratch, full and shallow.
+        healing: Recipe for compact models.
+        distillation: How much a healed model listens to the full one.
+    """
+
+    dataset: str
+    test_targets: int
+    family: str
+    shape: Shape
+    max_length: int
+    attention_dropout: float
+    training: Recipe
+    healing: Recipe
+    distillation: Distillation
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One size of the suite.
+
+    Attributes:
+        name: As given to `--tier`.
+        subject: Full model.
+        seeds: One independent training each; claims about a method need at least five.
+        kept: Share of the layers that the compact model keeps.
+        selected_by: Method that chooses the kept layers.
+    """
+
+    name: str
+    subject: Subject
+    seeds: tuple[int, ...]
+    kept: float
+    selected_by: str
+
+
+TIERS = {
+    "quick": Tier(
+        name="quick",
+        subject=Subject(
+            dataset="ml-100k",
+            test_targets=5,
+            family="llama",
+            shape=Shape(num_layers=8, hidden=64, intermediate=172, num_heads=2),
+            max_length=50,
+            attention_dropout=0.1,
+            training=Recipe(epochs=32, learning_rate=2e-3, batch_size=32, dropout=0.3, evaluate_every=4),
+            healing=Recipe(epochs=12, learning_rate=1e-3, batch_size=32, dropout=0.3, evaluate_every=2),
+            distillation=Distillation(),
+        ),
+        seeds=(0, 1, 2, 3, 4),
+        kept=0.25,
+        selected_by="empirical-fisher",
+    ),
+    "standard": Tier(
+        name="standard",
+        subject=Subject(
+            dataset="ml-100k",
+            test_targets=5,
+            family="llama",
+            shape=Shape(num_layers=12, hidden=64, intermediate=172, num_heads=2),
+            max_length=100,
+            attention_dropout=0.1,
+            training=Recipe(epochs=60, learning_rate=2e-3, batch_size=32, dropout=0.3, evaluate_every=4),
+            healing=Recipe(epochs=20, learning_rate=1e-3, batch_size=32, dropout=0.3, evaluate_every=2),
+            distillation=Distillation(),
+        ),
+        seeds=(0, 1, 2, 3, 4),
+        kept=0.25,
+        selected_by="empirical-fisher",
+    ),
+}

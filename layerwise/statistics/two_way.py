@@ -1,0 +1,117 @@
+"""The mean of a table of seeds x users, with an error that counts both: two-way variance, Satterthwaite degrees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from layerwise.statistics.tables import FloatArray, as_table
+
+
+@dataclass(frozen=True)
+class TwoWay:
+    """A mean with its sampling error over seeds and users.
+
+    Attributes:
+        mean: mean of the table, in the unit of its values.
+        standard_error: of the mean, same unit; 0 when all values are equal.
+        df: degrees of freedom for Student's t; infinite when all values are equal.
+        seed_share: part of the variance that only more seeds can reduce, 0 to 1; 0 with one seed.
+    """
+
+    mean: float
+    standard_error: float
+    df: float
+    seed_share: float
+
+    def margin(self, probability: float) -> float:
+        """Distance from the mean that is exceeded on one side with chance 1 - probability, same unit."""
+        return t_quantile(probability, self.df) * self.standard_error
+
+    def minus(self, edge: float) -> TwoWay:
+        """The same sample measured from an edge, in the mean's unit."""
+        return replace(self, mean=self.mean - edge)
+
+
+def two_way(values: npt.ArrayLike) -> TwoWay:
+    """Mean of a table of seeds x units and its standard error as a sample of both.
+
+    Every seed meets the same units. With one seed only the units are a sample: the result is the ordinary t
+    interval with n - 1 degrees, and a claim built on it is about these checkpoints, not about the method.
+
+    Args:
+        values: one value per seed and unit (user, timing block), shape [seeds, units], finite; units >= 2.
+
+    Returns:
+        Mean, standard error, degrees of freedom; a table of equal values has error 0 and infinite degrees.
+
+    Raises:
+        ValueError: wrong shape, fewer than two units, or a value that is not finite.
+
+    References:
+        V = max(vs + vu - ve, vs, vu), where vs and vu are the variances of seed means and user means over their
+        number and ve is the residual mean square over seeds * users: the first two contain the residual once
+        each, so one is taken off. The maximum keeps V from falling below either part by chance.
+        Degrees: Satterthwaite (1946), V^2 / (vs^2 / (seeds - 1) + vu^2 / (users - 1)). The sum vs + vu in the
+        numerator would count the residual twice, and too many degrees give up to 7.7 % false alarms at a nominal
+        5 % when seeds and users interact, as sparse ranking metrics do. With V, five seeds give 3 to 6 % on normal
+        data; without any seed noise, a large interaction makes the interval too wide (98 % at nominal 95 %).
+        Three seeds are not enough when seed noise dominates (up to 8 %).
+    """
+    table = as_table("values", values)
+    if np.ptp(table) == 0:  # first: a rounded mean would leave differences of 1e-17 that pass for a variance
+        return TwoWay(float(table[0, 0]), 0.0, math.inf, 0.0)
+    return combine(float(table.mean()), variance_parts(table, table), table.shape)
+
+
+def variance_parts(left: FloatArray, right: FloatArray) -> FloatArray:
+    """Covariances of the means of two tables from seeds, from users and from the residual, shape [3].
+
+    Args:
+        left: values, shape [seeds, units].
+        right: values of the same shape; the same table gives variances (vs, vu, ve in `two_way`).
+
+    Returns:
+        The three parts in the product of the units; with one seed the first and the last are 0.
+    """
+    seeds, units = left.shape
+    a, b = left - left.mean(), right - right.mean()
+    a_users, b_users = a.mean(axis=0), b.mean(axis=0)
+    from_users = a_users @ b_users / (units * (units - 1))
+    if seeds == 1:
+        return np.array([0.0, from_users, 0.0])
+    a_seeds, b_seeds = a.mean(axis=1), b.mean(axis=1)
+    a_rest, b_rest = a - a_seeds[:, None] - a_users, b - b_seeds[:, None] - b_users
+    from_seeds = a_seeds @ b_seeds / (seeds * (seeds - 1))
+    residual = np.vdot(a_rest, b_rest) / ((seeds - 1) * (units - 1) * seeds * units)
+    return np.array([from_seeds, from_users, residual])
+
+
+def combine(mean: float, parts: FloatArray, shape: tuple[int, ...]) -> TwoWay:
+    """One standard error and its degrees of freedom from the three parts of the variance.
+
+    Args:
+        mean: the mean they belong to.
+        parts: variance of the mean from seeds, from users and from the residual, shape [3].
+        shape: (number of seeds, number of units).
+
+    Returns:
+        The mean with error and degrees. Where neither seed means nor user means differ, but cells do, the
+        residual stands in: a table that varies never counts as exact.
+    """
+    seeds, users, residual = (max(float(part), 0.0) for part in parts)  # rounding may leave -1e-20
+    variance = max(seeds + users - residual, seeds, users)
+    if variance == 0:
+        df = float((shape[0] - 1) * (shape[1] - 1)) if residual else math.inf
+        return TwoWay(mean, math.sqrt(residual), df, 0.0)
+    uncertainty = (seeds / variance) ** 2 / max(shape[0] - 1, 1) + (users / variance) ** 2 / (shape[1] - 1)
+    return TwoWay(mean, math.sqrt(variance), 1 / uncertainty, max(seeds - residual, 0.0) / variance)
+
+
+def t_quantile(probability: float, df: float) -> float:
+    """Quantile of Student's t with df degrees of freedom (not necessarily whole, possibly infinite)."""
+    return float(special.ndtri(probability) if math.isinf(df) else special.stdtrit(df, probability))
