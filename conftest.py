@@ -1,1 +1,1 @@
-pytest_plugins = ["fixtures.claim", "reports.plugin", "pytester"]
+pytest_plugins = ["fixtures.claim", "fixtures.lab", "reports.plugin", "pytester"]

@@ -1,6 +1,7 @@
 """A model whose clocked calls are audited: which layers ran, and whether the output is the right one."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,8 @@ class AuditedModel:
         scale: Largest absolute reference output.
         difference: Largest absolute difference of a clocked output from its reference so far.
         executed: How often each layer ran, one array [layers] per clocked call.
+        busy_seconds: Processor time of the whole process during the clocked calls.
+        wall_seconds: Wall-clock time of the same.
 
     Raises:
         ValueError: A reference output that is not finite.
@@ -39,6 +42,7 @@ class AuditedModel:
         self.scale = max(float(part.abs().max()) for parts in self.references for part in parts)
         self.difference = 0.0
         self.executed: list[NDArray[np.int64]] = []
+        self.busy_seconds = self.wall_seconds = 0.0
         self._trace: list[int] = []
         self._num_layers = 0
 
@@ -66,9 +70,12 @@ class AuditedModel:
             ValueError: The output is not finite.
         """
         self._trace.clear()
+        wall, busy = time.perf_counter(), time.process_time()
         start = self.clock()
         output = self.model(**self.inputs[index])
         elapsed = self.clock() - start
+        self.busy_seconds += time.process_time() - busy
+        self.wall_seconds += time.perf_counter() - wall
         self.executed.append(np.bincount(np.array(self._trace, dtype=np.int64), minlength=self._num_layers))
         found = self._tensors(output, index)
         self.difference = max(self.difference, largest_difference(found, self.references[index]))
@@ -138,9 +145,7 @@ def digests_of(inputs: Inputs) -> tuple[str, ...]:
 
 def _digest(batch: Mapping[str, Tensor], index: int) -> str:
     if not isinstance(batch, Mapping) or not batch or not all(isinstance(t, Tensor) for t in batch.values()):
-        raise TypeError(
-            f"input {index} must be a dictionary of tensors, got {type(batch).__name__}: {batch!r:.80}"
-        )
+        raise TypeError(f"input {index} must be a dictionary of tensors, got {type(batch).__name__}: {batch!r:.80}")
     digest = hashlib.sha256()
     for name, tensor in sorted(batch.items()):
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
@@ -161,9 +166,7 @@ def batch_size_of(inputs: Inputs) -> int:
     return size
 
 
-def place_of(
-    full: nn.Module, compact: nn.Module, inputs: Inputs
-) -> tuple[torch.device, tuple[torch.dtype, ...]]:
+def place_of(full: nn.Module, compact: nn.Module, inputs: Inputs) -> tuple[torch.device, tuple[torch.dtype, ...]]:
     """Device and floating-point dtypes (sorted by name) that both models and the inputs share.
 
     Raises:

@@ -4,6 +4,11 @@ Machines drift: frequencies change, neighbours come and go. Timing one model aft
 a difference (88 % false alarms on identical code), so the two alternate in blocks: full, compact, compact,
 full, where a linear drift cancels. The block is the unit of replication, its figure the median of its calls.
 
+A busy machine does worse: a call longer than the scheduler's slice is interrupted, a shorter one is not, and the
+median then favours the compact model (seen: 10 times for a true 3.1). So on a CPU with one thread the clock is
+the processor time of that thread, which is the latency on a processor of one's own. With more threads, and on an
+accelerator, it is the wall clock; there a check compares how much of the processor each model got.
+
 A fast number proves nothing by itself. Forward hooks count the layers that run in every timed call, and every
 timed output is compared with one that was computed untimed. A hook costs 1.2 microseconds per layer and call
 (measured on one CPU thread), the same for each layer of either model.
@@ -12,11 +17,8 @@ References:
     MLPerf Inference audit tests TEST01 (outputs of the timed run) and TEST04 (repeated inputs).
 """
 
-import gc
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,14 +35,21 @@ from layerwise.evaluation.audited import (
     evaluating,
     place_of,
 )
+from layerwise.evaluation.timing import (
+    WALL,
+    default_timer,
+    name_of,
+    synchronised,
+    time_block,
+    turn_length,
+    warm_up,
+)
 from layerwise.models.families import layers_of as family_layers_of
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-MIN_ARM_SECONDS = 0.05  # per model and block, far above the clock's resolution and a scheduler's slice
-MAX_CALLS = 1000  # per turn
-STABLE = 0.05  # two warm-up rounds agree when their medians differ by less than this share
+SHARE = 1.05  # largest ratio of the models' shares of the processor at which wall-clock times are comparable
 HEADROOM = 1.03  # a compact model cannot beat the ratio of layers; above this multiple the timing is wrong
 ROUNDING = 8  # units of rounding by which a timed output may differ from its reference
 
@@ -61,6 +70,9 @@ class LatencyComparison:
         allowed_difference: What rounding can explain.
         warmup_rounds: Warm-up rounds that were run.
         stable: Whether the last two of them agreed within 5 %.
+        clock: What the times are: wall clock, processor time of the thread, or a clock that was given.
+        full_share: Processor seconds per second of wall clock in the full model's calls.
+        compact_share: The same for the compact model.
         device: Name of the device.
         dtype: Floating-point kinds of the weights, joined by "+".
         threads: Threads of a CPU operation.
@@ -78,6 +90,9 @@ class LatencyComparison:
     allowed_difference: float
     warmup_rounds: int
     stable: bool
+    clock: str
+    full_share: float
+    compact_share: float
     device: str
     dtype: str
     threads: int
@@ -106,6 +121,7 @@ class LatencyComparison:
     def checks(self) -> list[tuple[bool, str]]:
         """What must hold before the speedup counts: whether it does, and a sentence with the numbers."""
         different = len(set(self.input_digests))
+        unevenness = max(self.full_share / self.compact_share, self.compact_share / self.full_share)
         return [
             (
                 self.max_difference <= self.allowed_difference,
@@ -123,11 +139,17 @@ class LatencyComparison:
                 different == len(self.input_digests),
                 f"inputs are all different: {different} of {len(self.input_digests)}",
             ),
+            (
+                self.clock != WALL or self.device != "cpu" or unevenness <= SHARE,
+                f"other programs did not favour a model: share of the processor {self.full_share:.2f} (full) and "
+                f"{self.compact_share:.2f} (compact), time is {self.clock}",
+            ),
         ]
 
     def setting(self) -> dict[str, str]:
         """Where and how it was measured, in words."""
         return {
+            "clock": self.clock,
             "device": self.device,
             "dtype": self.dtype,
             "threads": str(self.threads),
@@ -149,7 +171,7 @@ def compare_latency(
     seconds: float = 60.0,
     tolerance: float | None = None,
     layers_of: Callable[[nn.Module], nn.ModuleList] = family_layers_of,
-    timer: Timer = time.perf_counter,
+    timer: Timer | None = None,
 ) -> LatencyComparison:
     """Times of both models, in alternating blocks over the same inputs; for an A/A run pass a deep copy.
 
@@ -172,7 +194,7 @@ def compare_latency(
         seconds: Bound for the timed calls of all blocks together, as far as two calls per turn allow it.
         tolerance: Allowed absolute difference of outputs; by default 8 roundings of the largest output.
         layers_of: Lists the layers of a model.
-        timer: Clock in seconds.
+        timer: Clock in seconds; by default the thread's processor time or the wall clock, as said above.
 
     Raises:
         ValueError: Equal or too few inputs, several batch sizes or devices, different dtypes, a model without
@@ -182,18 +204,17 @@ def compare_latency(
     _at_least(2, blocks=blocks, warmup=warmup, calls=2 if calls is None else calls)
     digests, batch_size = digests_of(inputs), batch_size_of(inputs)
     device, dtypes = place_of(full, compact, inputs)
-    clock = _synchronised(timer, device)
+    timer = timer or default_timer(device)
+    clock = synchronised(timer, device)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         stack.enter_context(evaluating(full, compact))
-        arms = [
-            AuditedModel(name, model, inputs, clock) for name, model in (("full", full), ("compact", compact))
-        ]
+        arms = [AuditedModel(name, model, inputs, clock) for name, model in (("full", full), ("compact", compact))]
         for arm in arms:
             stack.enter_context(arm.counting(layers_of(arm.model)))
-        rounds, stable, typical = _warm_up(arms, len(inputs), warmup)
-        turn = _turn_length(calls, typical, blocks, seconds, len(inputs))
-        figures = np.array([_block(arms, turn, number, len(inputs)) for number in range(blocks)])
+        rounds, stable, typical = warm_up(arms, len(inputs), warmup)
+        turn = turn_length(calls, typical, blocks, seconds, len(inputs))
+        figures = np.array([time_block(arms, turn, number, len(inputs)) for number in range(blocks)])
     rounding = ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes)
     return LatencyComparison(
         full_ms=figures[:, 0],
@@ -207,65 +228,14 @@ def compare_latency(
         allowed_difference=rounding * min(arm.scale for arm in arms) if tolerance is None else tolerance,
         warmup_rounds=rounds,
         stable=stable,
+        clock=name_of(timer),
+        full_share=arms[0].busy_seconds / arms[0].wall_seconds,
+        compact_share=arms[1].busy_seconds / arms[1].wall_seconds,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         dtype="+".join(str(dtype).removeprefix("torch.") for dtype in dtypes),
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
     )
-
-
-def _warm_up(arms: Sequence[AuditedModel], num_inputs: int, most: int) -> tuple[int, bool, FloatArray]:
-    before = np.full(len(arms), np.inf)
-    for number in range(1, most + 1):
-        now = np.array([np.median([arm.call(index) for index in range(num_inputs)]) for arm in arms])
-        if stable := bool((np.abs(now - before) <= STABLE * before).all() and number > 1):
-            break
-        before = now
-    return number, stable, now / 1000
-
-
-def _turn_length(calls: int | None, typical: FloatArray, blocks: int, seconds: float, num_inputs: int) -> int:
-    if calls is None:
-        typical = typical.clip(min=MIN_ARM_SECONDS / (2 * MAX_CALLS))
-        wanted = math.ceil(MIN_ARM_SECONDS / (2 * typical.min()))
-        affordable = int(seconds / (2 * blocks * typical.sum()))
-        calls = max(2, min(wanted, affordable))
-    return calls + 1 if (calls - 1) % num_inputs == 0 else calls  # else two turns would meet on one input
-
-
-def _block(arms: Sequence[AuditedModel], turn: int, number: int, num_inputs: int) -> tuple[float, float]:
-    """Median ms of a call of the full and of the compact model, over one block."""
-    full, compact = arms
-    steps = np.arange(2 * turn * number, 2 * turn * (number + 1)) % num_inputs
-    first, second = steps[:turn].tolist(), steps[turn:].tolist()
-    with _without_collection():
-        full_ms = [full.call(index) for index in first]
-        compact_ms = [compact.call(index) for index in first]
-        compact_ms += [compact.call(index) for index in second]
-        full_ms += [full.call(index) for index in second]
-    return float(np.median(full_ms)), float(np.median(compact_ms))
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _synchronised(timer: Timer, device: torch.device) -> Timer:
-    if device.type == "cpu":
-        return timer
-
-    def read() -> float:
-        torch.accelerator.synchronize(device)
-        return timer()
-
-    return read
 
 
 def _layers_check(name: str, executed: IntArray) -> tuple[bool, str]:

@@ -1,4 +1,4 @@
-"""Ranking quality of anything that scores a catalogue, on the targets of a split: one value per user."""
+"""Ranking quality of anything that scores a catalogue, on the targets of a split."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from layerwise.data.arrays import FloatArray, IntArray
 from layerwise.data.splits import Split, Targets
-from layerwise.evaluation.ranking import mean_by_user, ranking_metrics
+from layerwise.evaluation.ranking import ranking_metrics
 
 ROWS_AT_ONCE = 4096  # bounds the score matrix: 4,096 rows x 10,000 items in fp32 are 164 MB
 
@@ -41,14 +41,6 @@ def target_metrics(
         scores = scorer.scores(histories[rows])
         parts.append(ranking_metrics(scores, targets.items[rows], histories[rows], ks))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def user_metrics(
-    scorer: Scorer, split: Split, targets: Targets, ks: Sequence[int] = (5, 10)
-) -> dict[str, FloatArray]:
-    """As `target_metrics`, with the mean over each user's targets: metric name -> *users with a target*."""
-    values = target_metrics(scorer, split, targets, ks)
-    return {name: mean_by_user(value, targets.users) for name, value in values.items()}
 
 
 def validation_ndcg(split: Split) -> Callable[[Scorer], float]:

@@ -51,9 +51,7 @@ class _WithoutBareStrings(ast.NodeTransformer):
 def _structure(node: object) -> object:
     """A syntax tree as nested tuples of names and values, without positions and without empty fields."""
     if isinstance(node, ast.AST):
-        fields = (
-            (field, value) for field, value in ast.iter_fields(node) if value is not None and value != []
-        )
+        fields = ((field, value) for field, value in ast.iter_fields(node) if value is not None and value != [])
         return type(node).__name__, *((field, _structure(value)) for field, value in fields)
     if isinstance(node, list):
         return tuple(_structure(part) for part in node)

@@ -19,7 +19,7 @@ from layerwise.compression.selection import select_first, select_layers, select_
 from layerwise.data.arrays import FloatArray
 from layerwise.data.splits import Split
 from layerwise.evaluation import classic
-from layerwise.evaluation.quality import Scorer, user_metrics, validation_ndcg
+from layerwise.evaluation.quality import Scorer, target_metrics, validation_ndcg
 from layerwise.evaluation.ranking import mean_by_user, ranking_metrics
 from layerwise.importance.removal import metric_without_each_layer, metric_without_layers
 from layerwise.importance.scores import layer_scores
@@ -115,8 +115,8 @@ def _training_report(report: Report) -> Callable[[Progress], None]:
 
 
 @dataclass(frozen=True)
-class FullModel(Model):
-    """A recommender trained from scratch. With fewer layers than its subject it is a shallow rival."""
+class ScratchModel(Model):
+    """A recommender trained from scratch: full, or with fewer layers than its subject a shallow rival."""
 
     of: Subject
     seed: int
@@ -150,7 +150,7 @@ class FullModel(Model):
 class LayerScores(Experiment[FloatArray]):
     """One importance per layer of a full model, *num_layers*, from its training sequences."""
 
-    of: FullModel
+    of: ScratchModel
     method: str
     kind: ClassVar[str] = "layer-scores"
     code: ClassVar[tuple[str, ...]] = _IMPORTANCE
@@ -184,7 +184,7 @@ RULES = ("first", "uniform", "random")
 class CompactModel(Model):
     """A full model cut down to `keep` layers, without any training."""
 
-    of: FullModel
+    of: ScratchModel
     by: str
     keep: int
     kind: ClassVar[str] = "compact"
@@ -270,7 +270,7 @@ class Quality(Experiment[dict[str, FloatArray]]):
     last event alone.
     """
 
-    of: FullModel | CompactModel | HealedModel
+    of: ScratchModel | CompactModel | HealedModel
     kind: ClassVar[str] = "quality"
     code: ClassVar[tuple[str, ...]] = _MODELS
 
@@ -325,13 +325,11 @@ FLOOR: dict[str, Callable[[], classic.Classic]] = {
 
 
 def _quality(scorer: Scorer, split: Split) -> dict[str, FloatArray]:
-    targets = split.test
-    last = np.flatnonzero(np.append(np.diff(targets.users) > 0, True))
-    final = replace(
-        targets, users=targets.users[last], positions=targets.positions[last], items=targets.items[last]
-    )
-    by_user = user_metrics(scorer, split, targets)
-    return by_user | {f"last/{name}": value for name, value in user_metrics(scorer, split, final).items()}
+    users = split.test.users
+    last = np.append(np.diff(users) > 0, True)  # targets are in order of users and time
+    values = target_metrics(scorer, split, split.test)
+    by_user = {name: mean_by_user(value, users) for name, value in values.items()}
+    return by_user | {f"last/{name}": value[last] for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -361,7 +359,7 @@ class Damage:
 class RemovalDamage(Experiment[Damage]):
     """What removing layers of a full model does to the test NDCG@10 of each user."""
 
-    of: FullModel
+    of: ScratchModel
     band_share: float = 0.3
     kind: ClassVar[str] = "damage"
     code: ClassVar[tuple[str, ...]] = _IMPORTANCE

@@ -65,14 +65,10 @@ def file_digests(folder: Path) -> dict[str, str]:
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ValueError(
-                f"an artefact holds files and folders only, {path} is something else; copy it instead"
-            )
+            raise ValueError(f"an artefact holds files and folders only, {path} is something else; copy it instead")
         if path.is_file() and path != folder / MANIFEST:
             with path.open("rb") as stream:
-                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                    stream, "sha256"
-                ).hexdigest()
+                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests
 
 
@@ -97,9 +93,7 @@ def write_manifest(folder: Path, spec: Mapping[str, Any], describe: str, seconds
         raise ValueError(f"make wrote {MANIFEST}, which belongs to the store; give that file another name")
     files = file_digests(folder)
     if not files:
-        raise ValueError(
-            f"make wrote no file for {describe or canonical(spec)}; an artefact has at least one"
-        )
+        raise ValueError(f"make wrote no file for {describe or canonical(spec)}; an artefact has at least one")
     body: dict[str, Any] = {
         "format": FORMAT,
         "spec": plain(spec),

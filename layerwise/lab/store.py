@@ -119,9 +119,7 @@ class Store:
             finished = None  # said and repaired below by whoever holds the lock
         return finished or self._make_under_lock(spec, make, describe)
 
-    def _make_under_lock(
-        self, spec: Mapping[str, Any], make: Callable[[Path], None], describe: str
-    ) -> Artefact:
+    def _make_under_lock(self, spec: Mapping[str, Any], make: Callable[[Path], None], describe: str) -> Artefact:
         target = self.path_of(spec)
         with self._lock(target, describe):
             self._sweep(target.name)

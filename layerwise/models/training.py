@@ -130,7 +130,7 @@ def train(
     )
     rng = np.random.default_rng(seed)
     best, best_epoch, kept, course = -np.inf, 0, {}, {}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         for epoch in range(1, recipe.epochs + 1):
             student.train()

@@ -52,4 +52,4 @@ def effect_from_evidence(kind: str, arrays: Mapping[str, FloatArray], text: Mapp
         return KINDS[kind].from_evidence(arrays, text)
     except (KeyError, TypeError) as error:
         given = f"{sorted(arrays)} with {dict(text)}"
-        raise ValueError(f"{given} is not the evidence of a {kind}: {error}") from error
+        raise ValueError(f"{given} is not the evidence of kind {kind!r}: {error}") from error

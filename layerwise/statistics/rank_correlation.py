@@ -24,7 +24,9 @@ class RankCorrelation(Effect):
 
     Seeds and users are samples; layers are not: the claim is about the layers of this architecture. Damage is
     a mean over users, and its noise pulls the correlation towards 0, less so with more users; the interval is
-    about the correlation at this number of users.
+    about the correlation at this number of users. It keeps its level where the correlation is 0, the edge that
+    claims are tested against; between seeds that differ widely around a high correlation, Spearman is skewed, and
+    five seeds cover 93 % at nominal 95 %.
 
     Args:
         scores: importance of every layer, shape [seeds, layers], at least three layers, finite.

@@ -81,6 +81,8 @@ class Retention(Effect):
         check_level(level)
         if math.isnan(self.estimate):
             return Interval(math.nan, math.nan, level)
+        if self._shifted(0.0).standard_error == 0:
+            return Interval(self.estimate, self.estimate, level)
         full = two_way(self.full)
         if full.mean <= full.margin((1 + level) / 2) * (1 + 1e-9):  # closer to 1, the ends lie far out of range
             return Interval(-math.inf, math.inf, level)
@@ -134,8 +136,6 @@ class Retention(Effect):
             return t_quantile((1 + level) / 2, form.df) * form.standard_error - abs(form.mean)
 
         step = sign * self._shifted(0.0).standard_error / float(self.full.mean())
-        if step == 0:
-            return 0.0
         near, far = 0.0, step
         while excess(far) >= 0:
             near, far = far, 2 * far

@@ -3,7 +3,8 @@
 import copy
 import gc
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from layerwise.evaluation.latency import LatencyComparison, _turn_length, compare_latency
+from layerwise.evaluation.latency import LatencyComparison, compare_latency
+from layerwise.evaluation.timing import turn_length
 
 WIDTH = 4
 NUM_INPUTS = 4
@@ -156,7 +158,7 @@ def test_warm_up_ends_when_two_rounds_agree_and_is_bounded() -> None:
 def test_turns_are_long_enough_and_time_is_bounded(
     typical_ms: tuple[float, float], seconds: float, expected: int
 ) -> None:
-    assert _turn_length(None, np.array(typical_ms) / 1000, 10, seconds, NUM_INPUTS) == expected
+    assert turn_length(None, np.array(typical_ms) / 1000, 10, seconds, NUM_INPUTS) == expected
 
 
 # The figures
@@ -214,6 +216,62 @@ def test_real_clock_gives_positive_times_and_passes_every_check_but_noise() -> N
     assert comparison.max_difference == 0.0
     assert {"device": "cpu", "dtype": "float32", "batch size": "3"}.items() <= comparison.setting().items()
     assert comparison.setting()["threads"] == str(torch.get_num_threads())
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("number", "timer", "clock"),
+    [
+        (1, None, "processor time of the thread"),
+        (2, None, "wall clock"),
+        (1, time.perf_counter, "wall clock"),
+        (2, time.thread_time, "processor time of the thread"),
+        (1, time.monotonic, "given"),
+    ],
+)
+def test_clock_is_processor_time_on_one_thread_unless_another_is_given(
+    threads: Callable[[int], None], number: int, timer: Callable[[], float] | None, clock: str
+) -> None:
+    threads(number)
+    comparison = compare_latency(*pair(), distinct_inputs(), 2, calls=2, layers_of=layers_of, timer=timer)
+    assert comparison.clock == comparison.setting()["clock"] == clock
+    assert comparison.setting()["threads"] == str(number)
+
+
+def test_waiting_for_a_processor_is_not_the_models_time(threads: Callable[[int], None]) -> None:
+    class Interrupted(Toy):
+        def run(self, x: Tensor) -> Any:
+            time.sleep(0.05)  # as when another program has the processor
+            return super().run(x)
+
+    threads(1)
+    full, compact = pair(full=Interrupted)
+    comparison = compare_latency(full, compact, distinct_inputs(), 2, calls=2, warmup=2, layers_of=layers_of)
+    assert (comparison.full_ms < 50).all()
+    assert comparison.full_share < 0.5
+
+
+@pytest.mark.parametrize(
+    ("clock", "device", "full_share", "passes"),
+    [
+        ("wall clock", "cpu", 0.97, True),
+        ("wall clock", "cpu", 0.66, False),
+        ("wall clock", "cpu", 1.30, False),
+        ("processor time of the thread", "cpu", 0.66, True),
+        ("wall clock", "NVIDIA H200", 0.66, True),
+    ],
+)
+def test_uneven_shares_of_the_processor_spoil_wall_clock_times(
+    clock: str, device: str, full_share: float, passes: bool
+) -> None:
+    comparison = replace(compare(*pair()), clock=clock, device=device, full_share=full_share, compact_share=0.98)
+    assert [("share of the processor" in sentence) for sentence in failed(comparison)] == [True] * (not passes)
 
 
 def test_transformers_models_are_compared_through_their_family() -> None:
@@ -296,9 +354,7 @@ class Growing(Toy):
         (Doubling, ["timed outputs equal", "ran once in 0 of 16 calls"]),
     ],
 )
-def test_model_that_cheats_under_the_clock_is_caught(
-    arm: str, kind: type[Toy], complaints: list[str]
-) -> None:
+def test_model_that_cheats_under_the_clock_is_caught(arm: str, kind: type[Toy], complaints: list[str]) -> None:
     full, compact = pair(full=kind) if arm == "full" else pair(compact=kind)
     sentences = failed(compare(full, compact))
     assert len(sentences) == len(complaints)
@@ -334,9 +390,7 @@ def test_tolerance_follows_the_outputs_unless_given() -> None:
     full, compact = pair()
     comparison = compare(full, compact)
     with torch.no_grad():
-        largest = min(
-            max(float(model.run(x["x"]).abs().max()) for x in distinct_inputs()) for model in (full, compact)
-        )
+        largest = min(max(float(model.run(x["x"]).abs().max()) for x in distinct_inputs()) for model in (full, compact))
     assert comparison.allowed_difference == pytest.approx(8 * 2**-23 * largest)
     assert compare(*pair(full=Stale), tolerance=100.0).checks()[0][0]
 

@@ -18,14 +18,31 @@ class Word(enum.StrEnum):
 
 
 def declaration(claim="speedup", case="default", low=3.5, on_inconclusive="fail", **changes):
-    content = dict(statement="It is faster.", source="Table 1", refuted_if="it is not", effect="speedup", high=None,
-                   open_low=False, open_high=False, reason="claimed", alpha=0.01)  # fmt: skip
+    content = {
+        "statement": "It is faster.",
+        "source": "Table 1",
+        "refuted_if": "it is not",
+        "effect": "speedup",
+        "high": None,
+        "open_low": False,
+        "open_high": False,
+        "reason": "claimed",
+        "alpha": 0.01,
+    }
     return Declaration(claim=claim, case=case, low=low, on_inconclusive=on_inconclusive, **content | changes)
 
 
 def record(outcome="supported", **changes):
-    content = dict(claim="speedup", case="default", tier="quick", sentence="3.71x", reason="inside", unit="times as fast",
-                   alpha=0.01, declaration=declaration().digest)  # fmt: skip
+    content = {
+        "claim": "speedup",
+        "case": "default",
+        "tier": "quick",
+        "sentence": "3.71x",
+        "reason": "inside",
+        "unit": "times as fast",
+        "alpha": 0.01,
+        "declaration": declaration().digest,
+    }
     return Record(outcome=outcome, **content | changes)
 
 
@@ -34,7 +51,13 @@ def accepted(verdict="supported", of=None):
 
 
 def only_decision(**changes):
-    arguments = dict(declared={("speedup", "default"): declaration()}, records=[], accepted={}, tests=[], demanded=True)
+    arguments = {
+        "declared": {("speedup", "default"): declaration()},
+        "records": [],
+        "accepted": {},
+        "tests": [],
+        "demanded": True,
+    }
     judgement = settle(**arguments | changes)
     assert len(judgement.decisions) == 1
     return judgement.decisions[0]
@@ -111,7 +134,7 @@ def test_a_short_row_is_refused():
     ],
 )
 def test_a_figure_that_cannot_be_drawn_is_refused(changes, sentence):
-    content = dict(name="damage", kind="bars", title="Damage", x_label="layer", y_label="NDCG", series=[])
+    content = {"name": "damage", "kind": "bars", "title": "Damage", "x_label": "layer", "y_label": "NDCG", "series": []}
     with pytest.raises(ValueError, match=sentence):
         make_figure(**content | changes)
 
@@ -121,8 +144,15 @@ def test_a_figure_that_cannot_be_drawn_is_refused(changes, sentence):
 
 def claims(**changes):
     case = {"tiers": ["quick", "standard"], "at_least": 0.88, "reason": "lower end"}
-    claim = dict(statement="Keeps 88 %.", source="Table 2", refuted_if="it keeps less", effect="retention", alpha=0.01,
-                 on_inconclusive="fail", cases={"a": case, "b": {**case, "tiers": ["quick"]}})  # fmt: skip
+    claim = {
+        "statement": "Keeps 88 %.",
+        "source": "Table 2",
+        "refuted_if": "it keeps less",
+        "effect": "retention",
+        "alpha": 0.01,
+        "on_inconclusive": "fail",
+        "cases": {"a": case, "b": {**case, "tiers": ["quick"]}},
+    }
     return {"claims": {"quality": claim | changes}}
 
 
@@ -135,8 +165,18 @@ def test_alpha_is_split_over_the_cases_of_the_tier():
 
 
 def test_the_digest_follows_every_part_of_a_declaration():
-    changes = {"low": 3.4, "high": 4.0, "open_low": True, "alpha": 0.02, "reason": "observed", "statement": "Faster.",
-               "on_inconclusive": "warn", "effect": "exact", "source": "Table 9", "refuted_if": "never"}  # fmt: skip
+    changes = {
+        "low": 3.4,
+        "high": 4.0,
+        "open_low": True,
+        "alpha": 0.02,
+        "reason": "observed",
+        "statement": "Faster.",
+        "on_inconclusive": "warn",
+        "effect": "exact",
+        "source": "Table 9",
+        "refuted_if": "never",
+    }
     digests = {declaration(**{key: value}).digest for key, value in changes.items()} | {declaration().digest}
     assert len(digests) == len(changes) + 1
 

@@ -366,9 +366,7 @@ def test_of_two_processes_one_makes_and_one_waits(store: Store, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("next_build", ["same", "other"])
-def test_killed_while_making_leaves_nothing_that_counts(
-    store: Store, tmp_path: Path, next_build: str
-) -> None:
+def test_killed_while_making_leaves_nothing_that_counts(store: Store, tmp_path: Path, next_build: str) -> None:
     worker = SPAWN.Process(target=build_slowly, args=(store.root, tmp_path, "killed"))
     worker.start()
     wait_until((tmp_path / "killed.making").exists)

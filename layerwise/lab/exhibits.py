@@ -1,0 +1,191 @@
+"""What stands beside a verdict: checks that the subject is worth judging, and tables of plain numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from layerwise.compression.compact import layer_parameters
+from layerwise.data.arrays import FloatArray
+from layerwise.lab.study import Study
+from layerwise.statistics import Interval, MeanDifference
+
+Check = tuple[bool, str]
+LEVEL = 0.95
+
+
+def subject_checks(study: Study) -> list[Check]:
+    """Whether the full model deserves to be compressed: enough seeds, above the floor, not below a shallow one.
+
+    A full model that a counting rule beats, or that its own first layers beat when trained alone, is a straw man:
+    cutting it would prove nothing.
+    """
+    full = study.quality(study.full())["ndcg@10"]
+    shallow = study.quality(study.shallow())["ndcg@10"]
+    floor_name, floor = best_floor(study)
+    above = MeanDifference(full - floor, "NDCG@10")
+    deeper = MeanDifference(full - shallow, "NDCG@10")
+    return [
+        (len(study.tier.seeds) >= 5, f"{len(study.tier.seeds)} independent trainings; a claim about a method needs 5"),
+        (
+            above.interval(LEVEL).low > 0,
+            f"the full model beats the best training-free recommender, {floor_name}: "
+            f"{full.mean():.4f} against {floor.mean():.4f}, {_difference(above)}",
+        ),
+        (
+            deeper.interval(LEVEL).high >= 0,
+            f"the full model is not shown to be worse than {study.keep} layers from scratch by the same recipe: "
+            f"{full.mean():.4f} against {shallow.mean():.4f}, {_difference(deeper)}",
+        ),
+    ]
+
+
+def best_floor(study: Study) -> tuple[str, FloatArray]:
+    """Name and NDCG@10, *users*, of the training-free recommender with the largest mean."""
+    floor = {name: values["ndcg@10"] for name, values in study.floor().items()}
+    name = max(floor, key=lambda candidate: float(floor[candidate].mean()))
+    return name, floor[name]
+
+
+def gain_kept(study: Study, metric: str = "ndcg@10") -> float:
+    """Share of the full model's gain over the best training-free recommender that the healed model keeps."""
+    floor = study.floor()[best_floor(study)[0]][metric].mean()
+    full = study.quality(study.full())[metric].mean()
+    healed = study.quality(study.healed())[metric].mean()
+    return float((healed - floor) / (full - floor))
+
+
+def quality_table(study: Study) -> dict[str, Any]:
+    """Quality of every model of the study, means over seeds and users, as arguments of `claim.table`."""
+    full = study.quality(study.full())["ndcg@10"].mean()
+    rows = [_quality_row(name, "-", values, full) for name, values in study.floor().items()]
+    rows += [_quality_row(name, layers, values, full) for name, layers, values in _models(study)]
+    return {
+        "title": f"Quality on {study.subject.dataset}: {_targets(study)}",
+        "columns": ["model", "layers", "NDCG@5", "NDCG@10", "95 % CI", "HR@10", "MRR", "of full", "last event NDCG@10"],
+        "rows": rows,
+    }
+
+
+def quality_figure(study: Study) -> dict[str, Any]:
+    """NDCG@10 of every model with 95 % intervals, as arguments of `claim.figure`."""
+    labels, values = [], []
+    for name, layers, metrics in _models(study):
+        labels.append(f"{name} ({layers})")
+        values.append(metrics["ndcg@10"])
+    floor_name, floor = best_floor(study)
+    return {
+        "name": "quality",
+        "kind": "intervals",
+        "title": f"NDCG@10 on {study.subject.dataset}, mean over seeds and users with 95 % intervals",
+        "x_label": "model (layers)",
+        "y_label": "NDCG@10",
+        "series": [_with_intervals("models", labels, values)],
+        "reference": {"label": f"best training-free: {floor_name}", "value": float(floor.mean())},
+    }
+
+
+def damage_figure(study: Study) -> dict[str, Any]:
+    """Damage of removing each single layer with 95 % intervals, as arguments of `claim.figure`."""
+    damage = np.stack([damage.by_layer for damage in study.damage()])  # seeds x layers x users
+    layers = list(range(study.depth))
+    return {
+        "name": "removal-damage",
+        "kind": "intervals",
+        "title": "Loss of NDCG@10 when one layer is bypassed, with 95 % intervals",
+        "x_label": "layer",
+        "y_label": "loss of NDCG@10",
+        "series": [_with_intervals("damage", [str(layer) for layer in layers], [damage[:, at] for at in layers])],
+        "reference": {"label": "no loss", "value": 0.0},
+    }
+
+
+def importance_figure(study: Study, method: str) -> dict[str, Any]:
+    """Score against damage of each layer, one series per seed, as arguments of `claim.figure`."""
+    scores = study.layer_scores(method)
+    series = [
+        {
+            "label": f"seed {seed}",
+            "x": [float(score) for score in scores[row]],
+            "y": [float(loss) for loss in damage.by_layer.mean(axis=1)],
+        }
+        for row, (seed, damage) in enumerate(zip(study.tier.seeds, study.damage(), strict=True))
+    ]
+    return {
+        "name": f"{method}-against-damage",
+        "kind": "points",
+        "title": f"{method} of a layer against the loss of NDCG@10 without it",
+        "x_label": f"{method} (squared nats)",
+        "y_label": "loss of NDCG@10",
+        "series": series,
+    }
+
+
+def size_table(study: Study) -> dict[str, Any]:
+    """Parameters of the full and the compact model, as arguments of `claim.table`."""
+    rows = []
+    for name, model in (("full", study.full()[0]), ("compact", study.compact()[0])):
+        recommender = study.model(model)
+        total = sum(parameter.numel() for parameter in recommender.parameters())
+        rows.append([name, len(recommender.layers), layer_parameters(recommender), total])
+    return {
+        "title": "Parameters (tied item matrix counted once)",
+        "columns": ["model", "layers", "in the layers", "in all"],
+        "rows": rows,
+    }
+
+
+def _models(study: Study) -> list[tuple[str, int, Mapping[str, FloatArray]]]:
+    by = study.tier.selected_by
+    untrained = {
+        f"kept by {rule}, untrained": study.quality(study.compact(rule)) for rule in (by, "first", "uniform", "random")
+    }
+    return [
+        ("full", study.depth, study.quality(study.full())),
+        ("from scratch", study.keep, study.quality(study.shallow())),
+        *((name, study.keep, values) for name, values in untrained.items()),
+        (f"kept by {by}, healed", study.keep, study.quality(study.healed())),
+    ]
+
+
+def _quality_row(name: str, layers: int | str, values: Mapping[str, FloatArray], full: float) -> list[str | int]:
+    ndcg = np.atleast_2d(values["ndcg@10"])
+    interval = _interval(ndcg)
+    return [
+        name,
+        layers,
+        f"{values['ndcg@5'].mean():.4f}",
+        f"{ndcg.mean():.4f}",
+        f"{interval.low:.4f} to {interval.high:.4f}",
+        f"{values['hr@10'].mean():.4f}",
+        f"{values['mrr'].mean():.4f}",
+        f"{100 * ndcg.mean() / full:.1f} %",
+        f"{values['last/ndcg@10'].mean():.4f}",
+    ]
+
+
+def _with_intervals(label: str, x: Sequence[str], values: Sequence[FloatArray]) -> dict[str, Any]:
+    intervals = [_interval(value) for value in values]
+    return {
+        "label": label,
+        "x": list(x),
+        "y": [float(value.mean()) for value in values],
+        "low": [interval.low for interval in intervals],
+        "high": [interval.high for interval in intervals],
+    }
+
+
+def _interval(values: FloatArray) -> Interval:
+    """Interval of a mean over seeds and users."""
+    return MeanDifference(np.asarray(values, dtype=np.float64), "NDCG@10").interval(LEVEL)
+
+
+def _difference(effect: MeanDifference) -> str:
+    return effect.sentence(effect.interval(LEVEL))
+
+
+def _targets(study: Study) -> str:
+    return (
+        f"each user's last {study.subject.test_targets} events, never trained on, ranked from their true prefix "
+        f"against all {study.split.table.num_items:,} items"
+    )

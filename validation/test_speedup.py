@@ -1,0 +1,72 @@
+"""Speedup: "3.5-4.0x" with 75 % of the layers removed, on real forward passes.
+
+Where it stands: the table of targets of the Layerwise Adapter project, whose own figures were API call times. The
+workload is scoring: one history per row in, a score for every item of the catalogue out. It would be refuted by an
+interval below 3.5.
+"""
+
+import copy
+
+import pytest
+
+from layerwise import compare_latency
+from layerwise.statistics import speedup
+
+BATCH = 64
+
+
+@pytest.fixture(scope="module")
+def full(study):
+    return study.model(study.full()[0]).eval()
+
+
+@pytest.fixture(scope="module")
+def compact(study):
+    return study.model(study.healed()[0]).eval()
+
+
+@pytest.fixture(scope="module")
+def inputs(study, full):
+    """Eight batches of real histories, all different."""
+    histories = study.split.histories(study.split.test)
+    return [full.batch(histories[start : start + BATCH]) for start in range(0, 8 * BATCH, BATCH)]
+
+
+@pytest.mark.claim("speedup")
+@pytest.mark.parametrize("workload", ["llama-keep25%-batch64"])
+@pytest.mark.benchmark(group="scoring, batch 64")
+def test_compact_model_scores_several_times_faster(claim, benchmark, full, compact, inputs, workload):
+    """With 75 % of the layers removed, the catalogue is scored at least 3.5 times faster."""
+    timed = compare_latency(full, compact, inputs, blocks=20)
+    same = compare_latency(full, copy.deepcopy(full), inputs, blocks=10)
+
+    for check in timed.checks():
+        claim.require(*check)
+    claim.require(0.95 < same.speedup < 1.05, f"the same model timed against itself: {same.speedup:.3f} times as fast")
+    benchmark.extra_info.update(timed.setting(), speedup=timed.speedup, bound=timed.bound)
+    benchmark.pedantic(compact, kwargs=inputs[0], rounds=20, warmup_rounds=3)
+    claim.figure(**blocks_figure(timed))
+
+    notes = {"bound": timed.bound, "share of the bound": round(timed.speedup / timed.bound, 4), **timed.setting()}
+    claim.judge(speedup(timed.full_ms, timed.compact_ms), notes=notes)
+
+
+@pytest.mark.benchmark(group="scoring, batch 64")
+def test_full_model_scores_beside_it(benchmark, full, inputs):
+    """The full model in the same table of pytest-benchmark."""
+    scores = benchmark.pedantic(full, kwargs=inputs[0], rounds=20, warmup_rounds=3)
+
+    assert scores.shape == (BATCH, full.num_items)
+
+
+def blocks_figure(timed):
+    blocks = list(range(1, len(timed.full_ms) + 1))
+    return {
+        "name": "blocks",
+        "kind": "points",
+        "title": "Speedup in each block of alternating timings",
+        "x_label": "block",
+        "y_label": "full / compact time",
+        "series": [{"label": "speedup", "x": blocks, "y": (timed.full_ms / timed.compact_ms).tolist()}],
+        "reference": {"label": "ratio of layers", "value": timed.bound},
+    }
