@@ -108,10 +108,11 @@ def parse_declarations(content: Mapping[str, Any]) -> Declarations:
     Raises:
         ValueError: Unknown or missing keys, an alpha outside (0, 0.5), a case without bounds or tiers.
     """
-    _require_keys("the file", content, required=("claims",), known=("claims",))
-    for name, claim in content["claims"].items():
+    _require_keys("the file", content, required=(), known=("claims",))
+    claims = content.get("claims", {})
+    for name, claim in claims.items():
         _check_claim(name, claim)
-    return Declarations({tier: _cases_of(content["claims"], tier) for tier in TIERS})
+    return Declarations({tier: _cases_of(claims, tier) for tier in TIERS})
 
 
 def _cases_of(claims: Mapping[str, Any], tier: str) -> dict[CaseKey, Declaration]:

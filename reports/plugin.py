@@ -144,13 +144,13 @@ class Reporter:
             return
         interrupted = "interrupted" if exitstatus == pytest.ExitCode.INTERRUPTED else ""
         self.run = self._judge(demanded, str(session.shouldfail or session.shouldstop or interrupted))
-        self._write(self.run)
+        self.run = self._written(self.run)
         if self.run.gate == "fail" and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts, the decision and where the report is."""
-        if self.run is not None and self.report is not None:
+        if self.run is not None:
             print_summary(self.run, self.report, self.config.invocation_params.dir, terminalreporter)
 
     def _declared(self) -> Mapping[CaseKey, Declaration]:
@@ -207,13 +207,19 @@ class Reporter:
                     defects.append(f"the record of {nodeid} cannot be read: {error}")
         return records, defects
 
-    def _write(self, run: Run) -> None:
+    def _written(self, run: Run) -> Run:
+        """The run after its report was written, or with the reason why it could not be."""
         from reports.publish import publish  # matplotlib is slow to import, and only a run with claims needs it
 
         asked_for = self.config.getoption("report_dir")
         default = self.config.rootpath / "reports" / "generated" / self.tier
         folder = self.config.invocation_params.dir / asked_for if asked_for else default
-        self.report = publish(run, folder, os.environ.get("GITHUB_STEP_SUMMARY"))
+        try:
+            self.report = publish(run, folder, os.environ.get("GITHUB_STEP_SUMMARY"))
+        except OSError as error:
+            defects = [*run.context.defects, f"the report could not be written: {error}"]
+            return replace(run, context=replace(run.context, defects=defects))
+        return run
 
 
 def _is_accepted(decision: Decision) -> bool:

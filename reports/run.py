@@ -62,7 +62,7 @@ class Run:
         failures = self.context.other_failures
         if failures:
             more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
-            found.append(f"claims count only when the instruments pass: {failures[0]}{more} failed")
+            found.append(f"claims count only when all other tests pass: {failures[0]}{more} failed")
         if self.context.refused:
             found.append("nothing was accepted: " + "; ".join(self.context.refused))
         return found + list(self.context.defects)

@@ -21,7 +21,7 @@ MOST_LINES = 16
 COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "not-run": "bright_black", "partial": "yellow"}
 
 
-def print_summary(run: Run, report: Path, started_in: Path, reporter: pytest.TerminalReporter) -> None:
+def print_summary(run: Run, report: Path | None, started_in: Path, reporter: pytest.TerminalReporter) -> None:
     """Print table, problems, decision and the report's path through pytest's reporter."""
     width = max(NARROWEST, reporter.config.get_terminal_writer().fullwidth)
     reporter.write_sep("=", f"claims, {run.context.tier} tier")
@@ -55,8 +55,10 @@ def _notices(run: Run) -> list[str]:
     return [f"{d.name}: {d.ruling.why}" for d in notable]
 
 
-def shown_path(path: Path, started_in: Path) -> str:
-    """The path as one would type it from where pytest was started, when that is shorter."""
+def shown_path(path: Path | None, started_in: Path) -> str:
+    """The path as one would type it from where pytest was started, when that is shorter; "none" without one."""
+    if path is None:
+        return "none"
     relative = os.path.relpath(path, started_in)
     return min(relative, str(path), key=len)
 

@@ -25,12 +25,15 @@ class Distillation:
     temperature: float = 2.0
 
 
+HEALING = Recipe(epochs=12, learning_rate=1e-3, batch_size=32, evaluate_every=2)
+
+
 def heal(
     compact: Recommender,
     teacher: Recommender,
     split: Split,
-    recipe: Recipe,
-    seed: int,
+    recipe: Recipe = HEALING,
+    seed: int = 0,
     distillation: Distillation | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Trained:

@@ -56,11 +56,11 @@ def two_way(values: npt.ArrayLike) -> TwoWay:
         V = max(vs + vu - ve, vs, vu), where vs and vu are the variances of seed means and user means over their
         number and ve is the residual mean square over seeds * users: the first two contain the residual once
         each, so one is taken off. The maximum keeps V from falling below either part by chance.
-        Degrees: Satterthwaite (1946), V^2 / (vs^2 / (seeds - 1) + vu^2 / (users - 1)). The sum vs + vu in the
-        numerator would count the residual twice, and too many degrees give up to 7.7 % false alarms at a nominal
-        5 % when seeds and users interact, as sparse ranking metrics do. With V, five seeds give 3 to 6 % on normal
-        data; without any seed noise, a large interaction makes the interval too wide (98 % at nominal 95 %).
-        Three seeds are not enough when seed noise dominates (up to 8 %).
+        Degrees: Satterthwaite (1946), V^2 / (vs^2 / (seeds - 1) + vu^2 / (users - 1)). With (vs + vu)^2 above,
+        the residual would count twice: too many degrees, and up to 8 % false alarms at a nominal 5 % when seeds
+        and users interact, as they do in sparse ranking metrics. With V^2, simulated tables of five seeds give 3
+        to 6 % (at a nominal one-sided 1 %: up to 1.5 % when seed noise dominates); sparse tables without any seed
+        noise give 2 %, an interval that is too wide. Three seeds do not suffice when seed noise dominates (8 %).
     """
     table = as_table("values", values)
     if np.ptp(table) == 0:  # first: a rounded mean would leave differences of 1e-17 that pass for a variance

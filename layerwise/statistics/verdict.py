@@ -78,7 +78,7 @@ class Verdict:
         estimate: the effect's value on its displayed scale; nan when undefined (then the outcome is invalid).
         interval: 95 % interval, shown to readers.
         deciding: interval at level 1 - 2 alpha, which decides: each bound is tested one-sided at alpha.
-        alpha: chance of a false "supported" (and of a false "refuted") per bound, at most.
+        alpha: nominal chance of a false "supported" (and of a false "refuted") per bound.
         region: the claimed values.
         detectable: see `Effect.detectable`, at 80 % power.
         reason: why this outcome; when inconclusive, what would decide.

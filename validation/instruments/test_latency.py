@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from layerwise.evaluation.audited import digests_of
 from layerwise.evaluation.latency import LatencyComparison, compare_latency
 from layerwise.evaluation.timing import turn_length
 
@@ -384,6 +385,12 @@ def test_repeated_inputs_are_seen_in_the_evidence() -> None:
     assert len(set(comparison.input_digests)) == NUM_INPUTS
     repeated = replace(comparison, input_digests=("a", "b", "a"))
     assert failed(repeated) == ["inputs are all different: 2 of 3"]
+
+
+def test_inputs_of_equal_bytes_and_other_shape_kind_or_name_are_different() -> None:
+    x = torch.zeros(2, 6)
+    others: list[dict[str, Tensor]] = [{"y": x}, {"x": x.view(4, 3)}, {"x": x.int()}, {"x": x, "y": x[:0]}]
+    assert len(set(digests_of([{"x": x}, *others]))) == 5
 
 
 def test_tolerance_follows_the_outputs_unless_given() -> None:

@@ -117,12 +117,13 @@ def test_inconclusive_with_several_seeds_says_what_seeds_contribute():
 
 
 def test_advice_suffices_when_the_sample_really_grows_by_that_factor():
-    verdict = judge(DIFFERENCES, Region(low=0.015), 0.01)
-    growth = DIFFERENCES.growth(0.015, 0.01)
-    assert verdict.outcome is Outcome.INCONCLUSIVE
-    grown = MeanDifference(np.tile(DIFFERENCES.values, (1, math.ceil(growth) + 1)), "NDCG@10")
-    users_only = judge(MeanDifference(grown.values.reshape(1, -1), "NDCG@10"), Region(low=0.015), 0.01)
-    assert users_only.outcome is Outcome.SUPPORTED
+    """Repeating the users keeps the estimate where it is and divides the squared error."""
+    effect, region = MeanDifference(DIFFERENCES.values[:1], "NDCG@10"), Region(low=0.015)
+    factor = effect.growth(region.low, 0.01)
+    assert judge(effect, region, 0.01).outcome is Outcome.INCONCLUSIVE
+    for times, decided in ((math.floor(0.9 * factor), False), (math.ceil(factor), True)):
+        grown = MeanDifference(np.tile(effect.values, (1, times)), "NDCG@10")
+        assert (judge(grown, region, 0.01).outcome is not Outcome.INCONCLUSIVE) is decided
 
 
 def test_estimate_on_the_edge_is_said_to_be_undecidable():

@@ -1,0 +1,214 @@
+"""The lab: the same results whatever makes them, nothing lost when killed, and progress that can be read."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from layerwise.compression.distill import Distillation
+from layerwise.lab import engine
+from layerwise.lab.experiments import (
+    CompactModel,
+    HealedModel,
+    LayerScores,
+    Quality,
+    RemovalDamage,
+    ScratchModel,
+    closure,
+)
+from layerwise.lab.lab import Lab
+from layerwise.lab.progress import Board
+from layerwise.lab.store import Store
+from layerwise.lab.study import Study
+from layerwise.lab.tiers import TIERS, Subject, Tier
+from layerwise.models.families import Shape
+from layerwise.models.training import Recipe
+
+
+@pytest.fixture
+def subject(tmp_path):
+    """A tiny dataset in a file, and a recipe that takes a second."""
+    rng = np.random.default_rng(0)
+    rows = ["user_id,item_id,timestamp"]
+    for user in range(30):
+        start = rng.integers(20)
+        rows += [f"{user},{(start + step) % 20},{step}" for step in range(12)]
+    path = tmp_path / "toy.csv"
+    path.write_text("\n".join(rows))
+    recipe = Recipe(epochs=2, learning_rate=1e-2, batch_size=16, evaluate_every=1)
+    return Subject(str(path), 2, "llama", Shape(3, 16, 32, 2), 6, 0.1, recipe, recipe, Distillation())
+
+
+@pytest.fixture
+def wanted(subject):
+    full = ScratchModel(subject, 0, 3)
+    healed = HealedModel(CompactModel(full, "empirical-fisher", 1))
+    return [Quality(full), Quality(healed), RemovalDamage(full), Quality(CompactModel(full, "random", 1))]
+
+
+def test_results_do_not_depend_on_the_number_of_workers(tmp_path, wanted):
+    alone, together = Lab(Store(tmp_path / "alone")), Lab(Store(tmp_path / "together"))
+    here = {experiment: alone.build(experiment).digest for experiment in closure(wanted)}
+
+    engine.run(together, wanted, workers=2, stream=io.StringIO())
+
+    assert not together.missing(closure(wanted))
+    assert {experiment: together.build(experiment).digest for experiment in closure(wanted)} == here
+
+
+def test_an_experiment_stands_after_what_it_needs(wanted):
+    order = closure(wanted)
+
+    assert len(order) == len(set(order))
+    for position, experiment in enumerate(order):
+        assert set(experiment.needs()) <= set(order[:position])
+
+
+def test_every_setting_and_the_data_decide_the_place_in_the_store(tmp_path, subject):
+    lab = Lab(Store(tmp_path / "store"))
+    variants = [
+        ScratchModel(subject, 0, 3),
+        ScratchModel(subject, 1, 3),
+        ScratchModel(subject, 0, 2),
+        ScratchModel(replace(subject, training=replace(subject.training, learning_rate=2e-2)), 0, 3),
+        ScratchModel(replace(subject, test_targets=3), 0, 3),
+    ]
+
+    assert len({lab.store.path_of(lab.spec(variant)) for variant in variants}) == len(variants)
+
+
+def test_an_unknown_method_is_an_error_and_what_was_finished_stays(tmp_path, subject):
+    lab, full = Lab(Store(tmp_path / "store")), ScratchModel(subject, 0, 3)
+
+    with pytest.raises(ValueError, match="unknown method 'tea-leaves'"):
+        engine.run(lab, [LayerScores(full, "tea-leaves")], workers=1, stream=io.StringIO())
+
+    assert lab.has(full)
+
+
+def test_a_killed_run_loses_no_finished_training(tmp_path, subject):
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            from layerwise.compression.distill import Distillation
+            from layerwise.lab import engine
+            from layerwise.lab.experiments import ScratchModel
+            from layerwise.lab.lab import Lab
+            from layerwise.lab.store import Store
+            from layerwise.lab.tiers import Subject
+            from layerwise.models.families import Shape
+            from layerwise.models.training import Recipe
+
+            if __name__ == "__main__":
+                short = {subject!r}
+                long = {replace(subject, training=replace(subject.training, epochs=100_000, patience=100_000))!r}
+                lab = Lab(Store({str(tmp_path / "store")!r}))
+                engine.run(lab, [ScratchModel(short, 0, 3), ScratchModel(long, 0, 3)], workers=1)
+        """)
+    )
+    lab, short = Lab(Store(tmp_path / "store")), ScratchModel(subject, 0, 3)
+    running = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        _until(lambda: lab.has(short))
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+
+    assert not lab.build(short).fresh
+    assert len(list((tmp_path / "store" / "model").iterdir())) == 1  # nothing of the one that was under way
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path, subject):
+    script = tmp_path / "run.py"
+    long = replace(subject, training=replace(subject.training, epochs=100_000, patience=100_000))
+    script.write_text(
+        textwrap.dedent(f"""
+            import sys
+            from layerwise.compression.distill import Distillation
+            from layerwise.lab import engine
+            from layerwise.lab.experiments import ScratchModel
+            from layerwise.lab.lab import Lab
+            from layerwise.lab.store import Store
+            from layerwise.lab.tiers import Subject
+            from layerwise.models.families import Shape
+            from layerwise.models.training import Recipe
+
+            if __name__ == "__main__":
+                engine.run(Lab(Store({str(tmp_path / "store")!r})), [ScratchModel({long!r}, 0, 3)], workers=1)
+        """)
+    )
+    running = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL, start_new_session=True)
+    _until(lambda: _temporaries(tmp_path / "store"))
+
+    running.kill()
+    running.wait()
+
+    _until(lambda: not _alive(running.pid))
+
+
+def _temporaries(store):
+    return list((store / "temporary").glob("*")) if (store / "temporary").exists() else []
+
+
+def _alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"nothing happened within {seconds} s"
+        time.sleep(0.05)
+
+
+def test_study_stacks_seeds_and_users(tmp_path, subject):
+    lab = Lab(Store(tmp_path / "store"))
+    study = Study(Tier("toy", subject, (0, 1), 0.34, "empirical-fisher"), lab, lambda _: None)
+
+    quality = study.quality(study.full())
+
+    assert quality["ndcg@10"].shape == (2, 30)
+    assert study.keep == 1
+    assert study.layer_scores("block-influence").shape == (2, 3)
+    assert not np.array_equal(*quality["ndcg@10"])  # the seed matters
+
+
+def test_every_tier_keeps_fewer_layers_than_it_has():
+    for tier in TIERS.values():
+        study = Study(tier, Lab(Store("unused")), lambda _: None)
+        assert 1 <= study.keep < study.depth
+        assert len(tier.seeds) >= 5
+
+
+def test_board_prints_a_line_for_what_is_done_and_what_is_left():
+    stream = io.StringIO()
+    board = Board({"first": 3.0, "second": 1.0}, stream)
+
+    board.finish("first", 12.0)
+    board.finish("second", 4.0)
+
+    assert stream.getvalue().splitlines() == ["layerwise [1/2] first: 12 s", "layerwise [2/2] second: 4 s"]
+
+
+def test_board_forecasts_from_the_work_that_is_done(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("layerwise.lab.progress.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    board = Board({"first": 30.0, "second": 10.0}, stream)
+    now[0] = 60.0
+
+    board.update("first", 0.5, "epoch 2 of 4")
+
+    # 15 of 40 done in 60 s: 100 s are left
+    assert stream.getvalue() == "layerwise [0/2] first: epoch 2 of 4, about 2 min left\n"
