@@ -105,7 +105,7 @@ def rule(verdict: str, declaration: Declaration, entry: Accepted | None) -> Ruli
     why = "its declaration changed since it was accepted" if entry else "not accepted yet"
     if accepted:
         change = "same" if verdict == accepted else "worse" if _worse(verdict, accepted) else "improved"
-        why = f"accepted: {accepted}"
+        why = f"accepted as {accepted}"
     if not _worse(verdict, accepted or "supported"):
         hint = "; accept it with --accept-verdicts" if change == "improved" else ""
         return Ruling("pass", change, accepted, f"{verdict}, {why}{hint}")

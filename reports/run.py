@@ -77,7 +77,8 @@ class Run:
     def device(self) -> str:
         """Where the run took place, in a few words."""
         facts = self.environment()
-        return facts.get("accelerator") or facts.get("processor") or "device unknown"
+        names = (facts.get("device"), facts.get("accelerator") or facts.get("processor"))
+        return ", ".join(filter(None, names)) or "device unknown"
 
     def headline(self) -> str:
         """The gate's decision with the counts, in one line."""

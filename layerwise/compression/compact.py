@@ -70,9 +70,7 @@ def layer_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for layer in layers_of(model) for parameter in layer.parameters())
 
 
-def _renumbered(
-    weights: dict[str, torch.Tensor], prefix: str, kept: tuple[int, ...]
-) -> dict[str, torch.Tensor]:
+def _renumbered(weights: dict[str, torch.Tensor], prefix: str, kept: tuple[int, ...]) -> dict[str, torch.Tensor]:
     new_index = {str(old): str(new) for new, old in enumerate(kept)}
     renumbered = {}
     for name, tensor in weights.items():

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from layerwise.data.splits import Split
 from layerwise.evaluation.quality import validation_ndcg
-from layerwise.models.recommender import Recommender, evaluating
+from layerwise.models.modes import evaluating
+from layerwise.models.recommender import Recommender
 from layerwise.models.training import Loss, Progress, Recipe, Trained, Windows, train
 
 
@@ -76,8 +77,6 @@ def distillation_loss(teacher: Recommender, distillation: Distillation) -> Loss:
         told = (logits / distillation.temperature).log_softmax(-1)
         divergence = nn.functional.kl_div(told, wanted, log_target=True, reduction="batchmean")
         observed = nn.functional.cross_entropy(logits, windows.items)
-        return (
-            1 - distillation.weight
-        ) * observed + distillation.weight * distillation.temperature**2 * divergence
+        return (1 - distillation.weight) * observed + distillation.weight * distillation.temperature**2 * divergence
 
     return loss

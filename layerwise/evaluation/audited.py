@@ -114,19 +114,6 @@ def _flatten(output: Any) -> Iterator[Tensor]:
             yield from _flatten(part)
 
 
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module has its own mode again, also where modes were mixed."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def digests_of(inputs: Inputs) -> tuple[str, ...]:
     """sha256 of the contents of each input.
 

@@ -32,7 +32,6 @@ from layerwise.evaluation.audited import (
     Timer,
     batch_size_of,
     digests_of,
-    evaluating,
     place_of,
 )
 from layerwise.evaluation.timing import (
@@ -45,6 +44,7 @@ from layerwise.evaluation.timing import (
     warm_up,
 )
 from layerwise.models.families import layers_of as family_layers_of
+from layerwise.models.modes import evaluating
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

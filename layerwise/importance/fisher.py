@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from layerwise.models.families import layers_of, normalised, pretrained_of
-from layerwise.models.recommender import evaluating
+from layerwise.models.modes import evaluating
 
 Batches = Iterable[Mapping[str, Tensor]]
 IGNORED = -100  # the label that `transformers` leaves out of a loss

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from layerwise.importance.fisher import Batches
 from layerwise.models.families import layers_of, pretrained_of
-from layerwise.models.recommender import evaluating
+from layerwise.models.modes import evaluating
 
 
 def block_influence(model: nn.Module, batches: Batches) -> NDArray[np.float64]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from layerwise.data.arrays import FloatArray, IntArray
 from layerwise.models.families import bypassed, resumed
-from layerwise.models.recommender import Recommender, evaluating
+from layerwise.models.modes import evaluating
+from layerwise.models.recommender import Recommender
 
 Judge = Callable[[FloatArray, slice], FloatArray]
 """From scores *rows x num_items* and the rows they belong to, to one value per row; larger is better."""

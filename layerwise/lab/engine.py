@@ -46,9 +46,7 @@ def run(
         return
     workers = min(workers or available_cores(), len(missing))
     board = Board({experiment.describe(): experiment.effort() for experiment in missing}, stream)
-    board.note(
-        f"makes {len(missing)} results with {workers} workers; finished ones are kept in {lab.store.root}"
-    )
+    board.note(f"makes {len(missing)} results with {workers} workers; finished ones are kept in {lab.store.root}")
     try:
         _Pool(lab, missing, workers, board).run()
     finally:

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from layerwise.data.arrays import FloatArray, IntArray
 from layerwise.models.families import Shape, family_named, layers_of, scale_residual_outputs
+from layerwise.models.modes import evaluating
 
 
 class Recommender(nn.Module):
@@ -85,9 +86,7 @@ class Recommender(nn.Module):
         lengths = [min(len(history), input_ids.shape[1]) for history in histories]
         return {"input_ids": input_ids, "last": torch.tensor(lengths, device=input_ids.device) - 1}
 
-    def labelled_batches(
-        self, sequences: Sequence[IntArray], batch_size: int = 64
-    ) -> list[dict[str, Tensor]]:
+    def labelled_batches(self, sequences: Sequence[IntArray], batch_size: int = 64) -> list[dict[str, Tensor]]:
         """Batches for `layer_scores`, one example per sequence: its last event is to be predicted from the others.
 
         Args:
@@ -157,9 +156,7 @@ class Recommender(nn.Module):
             ValueError: If the configuration does not say the catalogue size and history length, or if weights
                 are missing or left over.
         """
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
-        )
+        model, report = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         if report["missing_keys"] or report["unexpected_keys"]:
             raise ValueError(
                 f"{folder} does not fit its configuration: missing {sorted(report['missing_keys'])}, "
@@ -167,9 +164,7 @@ class Recommender(nn.Module):
             )
         for field in ("num_items", "max_history"):
             if not hasattr(model.config, field):
-                raise ValueError(
-                    f"{folder}/config.json has no {field!r}; was it written by Recommender.save?"
-                )
+                raise ValueError(f"{folder}/config.json has no {field!r}; was it written by Recommender.save?")
         return cls(model, model.config.num_items, model.config.max_history)
 
 
@@ -196,19 +191,3 @@ def build_recommender(
         model = family_named(family).build(num_items + 1, shape, attention_dropout)
     scale_residual_outputs(model)
     return Recommender(model, num_items, max_length)
-
-
-class evaluating:  # noqa: N801 - reads as a statement: `with evaluating(model):`
-    """Puts a module into evaluation mode for a block and restores the mode of every submodule afterwards."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._modules = list(module.modules())
-
-    def __enter__(self) -> None:
-        self._modes = [module.training for module in self._modules]
-        for module in self._modules:
-            module.training = False
-
-    def __exit__(self, *_: object) -> None:
-        for module, mode in zip(self._modules, self._modes, strict=True):
-            module.training = mode

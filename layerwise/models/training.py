@@ -125,9 +125,7 @@ def train(
     student = copy.deepcopy(recommender)
     steps = recipe.epochs * -(-len(usable) // recipe.batch_size)
     optimizer = _optimizer(student, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _one_cycle(step / steps, recipe.warmup)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _one_cycle(step / steps, recipe.warmup))
     rng = np.random.default_rng(seed)
     best, best_epoch, kept, course = -np.inf, 0, {}, {}
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -166,9 +164,7 @@ def _windows(
         yield Windows(tokens[:, :-1], valid, tokens[:, 1:][valid])
 
 
-def _step(
-    student: Recommender, batch: Windows, loss: Loss, optimizer: torch.optim.Optimizer, recipe: Recipe
-) -> None:
+def _step(student: Recommender, batch: Windows, loss: Loss, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
     states = student.states(batch.tokens, embedding_dropout=recipe.dropout)[batch.valid]
     states = nn.functional.dropout(states, recipe.dropout)
     value = loss(student, states, batch)

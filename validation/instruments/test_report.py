@@ -163,7 +163,7 @@ def test_report_begins_with_decision_and_changes():
     head = render(run, {}).split("## Claims")[0]
     assert head.splitlines()[2] == (
         "**gate FAIL · quick tier · 1 supported, 1 refuted, 1 invalid, 1 not-run · complete** "
-        "· commit c0ffee1234 (clean) · A processor · 12 min 34 s"
+        "· commit c0ffee1234 (clean) · cpu, A processor · 12 min 34 s"
     )
     lines = [line for line in head.splitlines() if line.startswith("- ")]
     assert [line.split(":")[0] for line in lines] == [
@@ -172,7 +172,7 @@ def test_report_begins_with_decision_and_changes():
         "- **Not run, fails",
         "- Improved",
     ]
-    assert "refuted, accepted: inconclusive" in head
+    assert "refuted, accepted as inconclusive" in head
     assert "accept it with --accept-verdicts" in head
 
 
