@@ -171,7 +171,7 @@ def draw(figure: records.Figure) -> Figure:
 
 
 def _name_axes(axes: Axes, figure: records.Figure) -> None:
-    labels = [_literal(textwrap.fill(figure[name], 44)) for name in ("x_label", "y_label")]
+    labels = [_literal(textwrap.fill(figure[name], 36)) for name in ("x_label", "y_label")]
     across, up = reversed(labels) if figure["kind"] == "intervals" else labels
     axes.set_xlabel(across)
     axes.set_ylabel(up)
