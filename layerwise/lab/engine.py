@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from typing import IO, Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from layerwise.lab.experiments import Experiment, closure
 from layerwise.lab.lab import Lab
@@ -114,6 +115,7 @@ def _start(root: str, device: str, news: "multiprocessing.Queue[tuple[str, float
     """Prepares a worker: one thread, no reaction to Ctrl-C (the parent decides), no life after the parent."""
     global _LAB, _NEWS
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _NEWS = news
