@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -14,6 +15,7 @@ from layerwise.models.families import cut_config, layer_prefix, layers_of
 from layerwise.models.recommender import Recommender
 
 Model = TypeVar("Model", PreTrainedModel, Recommender)
+Part = TypeVar("Part", bound=torch.Tensor | nn.Module)
 
 
 def compact_model(model: Model, kept_layers: Sequence[int]) -> Model:
@@ -31,18 +33,23 @@ def compact_model(model: Model, kept_layers: Sequence[int]) -> Model:
 
     Raises:
         ValueError: If `kept_layers` is empty, out of range or not strictly increasing.
+        TypeError: If `kept_layers` holds anything but whole numbers.
         UnsupportedArchitectureError: If the architecture is unknown.
     """
     if isinstance(model, Recommender):
-        return Recommender(compact_model(model.model, kept_layers), model.num_items, model.max_length)
+        recommender = Recommender(compact_model(model.model, kept_layers), model.num_items, model.max_length)
+        recommender.training = model.training  # its own mode alone; `train` would set every module's
+        return recommender
     kept = check_kept_layers(kept_layers, len(layers_of(model)))
     with no_init_weights():
         compact = type(model)(cut_config(model.config, kept))
-    compact.generation_config = copy.deepcopy(model.generation_config)
+    if model.can_generate():
+        compact.generation_config = copy.deepcopy(model.generation_config)
     compact.to(device=model.device, dtype=model.dtype)
     weights = _renumbered(model.state_dict(), layer_prefix(model), kept)
     compact.load_state_dict(weights, strict=True)
     compact.tie_weights()
+    _copy_buffers(model, compact, kept)
     _copy_flags(model, compact, kept)
     return compact
 
@@ -52,7 +59,10 @@ def check_kept_layers(kept_layers: Sequence[int], num_layers: int) -> tuple[int,
 
     Raises:
         ValueError: If they are empty, out of range or not strictly increasing.
+        TypeError: If they are not whole numbers.
     """
+    if not all(isinstance(index, int | np.integer) for index in kept_layers):
+        raise TypeError(f"kept_layers must be whole numbers, got {tuple(kept_layers)}")
     kept = tuple(int(index) for index in kept_layers)
     increasing = all(first < second for first, second in pairwise(kept))
     if not kept or not increasing or kept[0] < 0 or kept[-1] >= num_layers:
@@ -70,17 +80,24 @@ def layer_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for layer in layers_of(model) for parameter in layer.parameters())
 
 
-def _renumbered(weights: dict[str, torch.Tensor], prefix: str, kept: tuple[int, ...]) -> dict[str, torch.Tensor]:
+def _renumbered(named: dict[str, Part], prefix: str, kept: tuple[int, ...]) -> dict[str, Part]:
     new_index = {str(old): str(new) for new, old in enumerate(kept)}
     renumbered = {}
-    for name, tensor in weights.items():
+    for name, part in named.items():
         if not name.startswith(prefix):
-            renumbered[name] = tensor
+            renumbered[name] = part
             continue
-        old, rest = name.removeprefix(prefix).split(".", 1)
+        old, dot, rest = name.removeprefix(prefix).partition(".")
         if old in new_index:
-            renumbered[f"{prefix}{new_index[old]}.{rest}"] = tensor
+            renumbered[f"{prefix}{new_index[old]}{dot}{rest}"] = part
     return renumbered
+
+
+def _copy_buffers(model: PreTrainedModel, compact: PreTrainedModel, kept: tuple[int, ...]) -> None:
+    """Copies what no state dict holds: rotary frequencies are fp32 also in a half-precision model."""
+    buffers = _renumbered(dict(model.named_buffers()), layer_prefix(model), kept)
+    for name, buffer in compact.named_buffers():
+        buffer.data = buffers[name].detach().clone()
 
 
 def _copy_flags(model: PreTrainedModel, compact: PreTrainedModel, kept: tuple[int, ...]) -> None:
@@ -88,4 +105,6 @@ def _copy_flags(model: PreTrainedModel, compact: PreTrainedModel, kept: tuple[in
     flags = _renumbered(dict(model.named_parameters()), layer_prefix(model), kept)
     for name, parameter in compact.named_parameters():
         parameter.requires_grad_(flags[name].requires_grad)
-    compact.train(model.training)
+    modes = _renumbered(dict(model.named_modules()), layer_prefix(model), kept)
+    for name, module in compact.named_modules():
+        module.training = modes[name].training

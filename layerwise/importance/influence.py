@@ -52,4 +52,6 @@ def block_influence(model: nn.Module, batches: Batches) -> NDArray[np.float64]:
 
 
 def _positions_that_count(batch: Mapping[str, Tensor]) -> Tensor:
-    return batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+    if "attention_mask" in batch:
+        return batch["attention_mask"].bool()
+    return torch.ones_like(batch["input_ids"], dtype=torch.bool)

@@ -63,6 +63,7 @@ class _Pool:
     """Hands experiments to workers as soon as what they need is there."""
 
     def __init__(self, lab: Lab, missing: Sequence[Experiment[Any]], workers: int, board: Board) -> None:
+        self._lab = lab
         self._waiting = list(missing)
         self._missing = set(missing)
         self._board = board
@@ -97,7 +98,8 @@ class _Pool:
                 return
             if self._missing.isdisjoint(experiment.needs()):
                 self._waiting.remove(experiment)
-                self._running[self._executor.submit(_work, experiment)] = experiment
+                key = self._lab.store.path_of(self._lab.spec(experiment)).name
+                self._running[self._executor.submit(_work, experiment, key)] = experiment
 
     def _tell(self) -> None:
         while True:
@@ -129,7 +131,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(experiment: Experiment[Any]) -> float:
-    """Makes one experiment and returns the seconds it took."""
+def _work(experiment: Experiment[Any], key: str) -> float:
+    """Makes one experiment and returns the seconds it took.
+
+    Raises:
+        RuntimeError: If this worker would store the result elsewhere than its parent looks for it.
+    """
     name = experiment.describe()
+    if _LAB.store.path_of(_LAB.spec(experiment)).name != key:
+        raise RuntimeError(f"code, data or versions changed while the run was under way ({name}); start it again")
     return _LAB.build(experiment, lambda share, words: _NEWS.put((name, share, words))).seconds

@@ -9,8 +9,7 @@ import transformers
 
 from layerwise.data.readers import load_interactions
 from layerwise.data.splits import Split, leave_last_out
-from layerwise.lab.code import code_digest
-from layerwise.lab.experiments import Experiment, Model, Report
+from layerwise.lab.experiments import Experiment, Model, Report, closure
 from layerwise.lab.store import Artefact, Store
 from layerwise.lab.tiers import Subject
 
@@ -61,7 +60,7 @@ class Lab:
         return {
             **experiment.settings(),
             "data": _data_digest(experiment.subject.dataset, experiment.subject.test_targets),
-            "code": _code_digest(experiment.code),
+            "code": {part.kind: part.code_digest() for part in closure([experiment])},
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "device": self.device.type,
         }
@@ -79,8 +78,3 @@ def _split(dataset: str, test_targets: int) -> Split:
 @lru_cache(maxsize=4)
 def _data_digest(dataset: str, test_targets: int) -> str:
     return _split(dataset, test_targets).digest()
-
-
-@lru_cache
-def _code_digest(names: tuple[str, ...]) -> str:
-    return code_digest(*names)

@@ -8,6 +8,7 @@ from shutil import get_terminal_size
 from typing import IO
 
 LINE_EVERY = 15.0  # seconds between lines where there is no terminal to redraw
+WORTH_A_LINE = 5.0  # seconds that a task must take for its end to be told
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ class Board:
         self._draw()
 
     def finish(self, name: str, seconds: float) -> None:
-        """Notes that a task is done."""
+        """Notes that a task is done, and says so unless it was a trifle."""
         self._stages.pop(name, None)
         self._finished.add(name)
-        self._say(f"[{len(self._finished)}/{len(self._efforts)}] {name}: {seconds:.0f} s{self._forecast()}")
+        if seconds >= WORTH_A_LINE:
+            self._say(f"[{len(self._finished)}/{len(self._efforts)}] {name}: {seconds:.0f} s{self._forecast()}")
 
     def note(self, sentence: str) -> None:
         """Prints a sentence of its own."""

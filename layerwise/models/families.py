@@ -201,14 +201,18 @@ def bypassed(model: nn.Module, removed_layers: Sequence[int]) -> Iterator[None]:
         removed_layers: Indices in `[0, num_layers)`.
     """
     layers = layers_of(model)
-    removed = [layers[index] for index in removed_layers]
+    removed = [layers[index] for index in dict.fromkeys(removed_layers)]
+    before = [vars(layer).get("forward") for layer in removed]  # set where bypasses nest or a tool wraps layers
     for layer in removed:
         layer.forward = _hand_on  # an instance attribute hides the class's method until it is deleted
     try:
         yield
     finally:
-        for layer in removed:
-            del layer.forward
+        for layer, forward in zip(removed, before, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
 
 
 @contextmanager

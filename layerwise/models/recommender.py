@@ -64,21 +64,23 @@ class Recommender(nn.Module):
         Raises:
             ValueError: If a sequence is empty or holds a code outside `[0, num_items)`.
         """
+        self._check(sequences)
         length = length or min(self.max_length, max(len(sequence) for sequence in sequences))
         tokens = np.full((len(sequences), length), self.num_items, dtype=np.int64)
         for row, sequence in enumerate(sequences):
             newest = sequence[-length:]
             tokens[row, : len(newest)] = newest
-        self._check(tokens)
         return torch.from_numpy(tokens).to(self.model.device)
 
-    def _check(self, tokens: IntArray) -> None:
-        if (tokens[:, 0] == self.num_items).any():
-            row = int(np.argmax(tokens[:, 0] == self.num_items))
-            raise ValueError(f"history {row} is empty; a recommendation needs at least one event")
-        if tokens.min() < 0 or tokens.max() > self.num_items:
-            bad = int(tokens.min() if tokens.min() < 0 else tokens.max())
-            raise ValueError(f"item codes must lie within [0, {self.num_items}), got {bad}")
+    def _check(self, sequences: Sequence[IntArray]) -> None:
+        """Before padding: the padding token is no item, but could not be told from one afterwards."""
+        for row, sequence in enumerate(sequences):
+            if len(sequence) == 0:
+                raise ValueError(f"history {row} is empty; a recommendation needs at least one event")
+        codes = np.concatenate([np.empty(0, dtype=np.int64), *sequences])
+        wrong = codes[(codes < 0) | (codes >= self.num_items)]
+        if len(wrong):
+            raise ValueError(f"item codes must lie within [0, {self.num_items}), got {wrong[0]}")
 
     def batch(self, histories: Sequence[IntArray]) -> dict[str, Tensor]:
         """Arguments of `forward` for these histories: `input_ids` *batch x length* and `last` *batch*."""
@@ -133,7 +135,11 @@ class Recommender(nn.Module):
 
         Returns:
             *len(histories) x num_items*, fp32.
+
+        Raises:
+            ValueError: If a history is empty or holds a code outside `[0, num_items)`.
         """
+        self._check(histories)  # here, since batches are sorted: the row in the message is the caller's
         scores = np.empty((len(histories), self.num_items), dtype=np.float32)
         order = np.argsort([min(len(history), self.max_length) for history in histories], kind="stable")
         with evaluating(self), torch.inference_mode():
@@ -187,7 +193,7 @@ def build_recommender(
         attention_dropout: Share of attention weights dropped in training mode.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator, too
         model = family_named(family).build(num_items + 1, shape, attention_dropout)
     scale_residual_outputs(model)
     return Recommender(model, num_items, max_length)

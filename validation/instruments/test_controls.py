@@ -164,7 +164,7 @@ def test_healing_gives_back_what_the_cut_took(split):
 
     found = [target_metrics(model, split, split.test)["ndcg@10"].mean() for model in (full, compact, healed)]
     assert found[0] > 0.99
-    assert found[1] < 0.9
+    assert found[1] < 0.8
     assert found[2] > 0.99
 
 

@@ -84,7 +84,9 @@ def test_unknown_model_type_is_refused_and_supported_families_are_named():
             ask()
     with pytest.raises(UnsupportedArchitectureError, match=r"no family is named 'bert'.*\['llama'\]"):
         family_named("bert")
-    with pytest.raises(UnsupportedArchitectureError, match="expected a transformers model or a Recommender, got Linear"):
+    with pytest.raises(
+        UnsupportedArchitectureError, match="expected a transformers model or a Recommender, got Linear"
+    ):
         layers_of(nn.Linear(2, 2))
 
 

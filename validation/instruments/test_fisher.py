@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from layerwise.importance.fisher import _squared_norm, fisher_information
 from layerwise.importance.scores import layer_scores
@@ -133,6 +134,21 @@ def test_norm_of_a_linear_map_by_either_form(length, bias):
 
     found = _squared_norm(nn.Linear(12, 10, bias=bias), states, gradient)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(12), nn.LayerNorm(12, bias=False), nn.RMSNorm(12, eps=1e-6)], ids=str)
+def test_norm_of_a_normalisation(norm):
+    """Gain and bias, one example at a time, by autograd."""
+    random = torch.Generator().manual_seed(0)
+    states, gradient = torch.randn(2, 4, 5, 12, generator=random)
+    expected = 0.0
+    for state, arriving in zip(states, gradient, strict=True):
+        for of_parameter in torch.autograd.grad(norm(state), list(norm.parameters()), arriving):
+            expected += of_parameter.square().sum().item()
+    if isinstance(norm, nn.RMSNorm):
+        norm = LlamaRMSNorm(12, eps=1e-6)  # the same function, in the form that models use
+
+    assert _squared_norm(norm, states, gradient).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -293,7 +309,9 @@ def test_data_labels_do_not_enter_the_true_fisher():
     model, batch = made(), batch_of([6, 6])
     other = batch | {"labels": torch.where(batch["labels"] == IGNORED, IGNORED, (batch["labels"] + 1) % 20)}
 
-    np.testing.assert_array_equal(fisher_information(model, [batch], "model"), fisher_information(model, [other], "model"))
+    np.testing.assert_array_equal(
+        fisher_information(model, [batch], "model"), fisher_information(model, [other], "model")
+    )
     assert (fisher_information(model, [batch], "data") != fisher_information(model, [other], "data")).all()
 
 
@@ -367,7 +385,7 @@ def test_batches_may_come_from_a_generator():
 
 
 def test_other_words_for_labels_are_refused():
-    with pytest.raises(ValueError, match="labels must be \"model\" or \"data\", got 'true'"):
+    with pytest.raises(ValueError, match='labels must be "model" or "data", got \'true\''):
         fisher_information(made(), [], labels="true")
 
 

@@ -1,5 +1,7 @@
 """BlockInfluence by hand, at the positions that count, and before the final norm."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -114,13 +116,13 @@ def cosine(first, second):
 def test_states_are_taken_at_the_layers_and_not_after_the_final_norm():
     model = made()
     states = states_around_layers(model, TOKENS)
-    expected = [1 - cosine(before, after).mean() for before, after in zip(states, states[1:], strict=False)]
+    expected = [1 - cosine(before, after).mean() for before, after in pairwise(states)]
     found = block_influence(model, [{"input_ids": TOKENS}])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
     with torch.no_grad():
         hidden = [h.double().numpy() for h in model(TOKENS, output_hidden_states=True).hidden_states]
-    from_tuple = [1 - cosine(before, after).mean() for before, after in zip(hidden, hidden[1:], strict=False)]
+    from_tuple = [1 - cosine(before, after).mean() for before, after in pairwise(hidden)]
     np.testing.assert_allclose(found[:-1], from_tuple[:-1], rtol=1e-5)
     assert abs(found[-1] - from_tuple[-1]) > 0.01
 

@@ -193,12 +193,13 @@ def test_every_tier_keeps_fewer_layers_than_it_has():
 
 def test_board_prints_a_line_for_what_is_done_and_what_is_left():
     stream = io.StringIO()
-    board = Board({"first": 3.0, "second": 1.0}, stream)
+    board = Board({"first": 3.0, "trifle": 1.0, "second": 1.0}, stream)
 
     board.finish("first", 12.0)
-    board.finish("second", 4.0)
+    board.finish("trifle", 0.1)
+    board.finish("second", 40.0)
 
-    assert stream.getvalue().splitlines() == ["layerwise [1/2] first: 12 s", "layerwise [2/2] second: 4 s"]
+    assert stream.getvalue().splitlines() == ["layerwise [1/3] first: 12 s", "layerwise [3/3] second: 40 s"]
 
 
 def test_board_forecasts_from_the_work_that_is_done(monkeypatch):

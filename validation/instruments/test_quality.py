@@ -84,7 +84,9 @@ class Oracle:
 
 def test_a_scorer_that_knows_the_next_item_is_perfect_from_every_prefix():
     users, steps = np.divmod(np.arange(8 * 7), 7)
-    table = Interactions.from_columns("cycle", users, [f"{(u + s) % 8}" for u, s in zip(users, steps, strict=True)], steps)
+    table = Interactions.from_columns(
+        "cycle", users, [f"{(u + s) % 8}" for u, s in zip(users, steps, strict=True)], steps
+    )
     split = leave_one_out(table)
 
     for targets in (split.validation, split.test):

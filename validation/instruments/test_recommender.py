@@ -124,8 +124,10 @@ def test_scoring_restores_the_mode_of_every_submodule():
     recommender.scores([items(1, 2)])
 
     assert [module.training for module in recommender.modules()] == modes
-    with pytest.raises(RuntimeError, match="stop"), evaluating(recommender):
+    with evaluating(recommender):
         assert not any(module.training for module in recommender.modules())
+    assert [module.training for module in recommender.modules()] == modes
+    with pytest.raises(RuntimeError, match="stop"), evaluating(recommender):
         raise RuntimeError("stop")
     assert [module.training for module in recommender.modules()] == modes
 

@@ -1,0 +1,31 @@
+"""What the lab can make.
+
+The digests of the code are taken here, at import: later edits of the files do not change what this process runs.
+"""
+
+from layerwise.lab.experiments.base import Bench, Experiment, Report, closure
+from layerwise.lab.experiments.compact import CompactModel, HealedModel
+from layerwise.lab.experiments.damage import Damage, RemovalDamage
+from layerwise.lab.experiments.models import Model, ScratchModel
+from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
+from layerwise.lab.experiments.scores import LayerScores
+
+__all__ = [
+    "FLOOR",
+    "Bench",
+    "CompactModel",
+    "Damage",
+    "Experiment",
+    "FloorQuality",
+    "HealedModel",
+    "LayerScores",
+    "Model",
+    "Quality",
+    "RemovalDamage",
+    "Report",
+    "ScratchModel",
+    "closure",
+]
+
+for _kind in (CompactModel, FloorQuality, HealedModel, LayerScores, Quality, RemovalDamage, ScratchModel):
+    _kind.code_digest()

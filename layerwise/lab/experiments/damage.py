@@ -1,0 +1,95 @@
+"""What removing layers of a full model really costs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from layerwise.data.arrays import FloatArray
+from layerwise.evaluation.ranking import mean_by_user, ranking_metrics
+from layerwise.importance.removal import metric_without_each_layer, metric_without_layers
+from layerwise.lab.experiments.base import Bench, Experiment, Report
+from layerwise.lab.experiments.models import ScratchModel
+from layerwise.lab.store import read_arrays, write_arrays
+from layerwise.lab.tiers import Subject
+
+
+@dataclass(frozen=True)
+class Damage:
+    """NDCG@10 per user of a full model, of the model without each layer and without the outer bands.
+
+    Attributes:
+        full: *users*.
+        without: *num_layers x users*, one layer bypassed.
+        without_bottom, without_top: *users*, the first and the last `band` layers bypassed.
+        band: Number of layers in a band.
+    """
+
+    full: FloatArray
+    without: FloatArray
+    without_bottom: FloatArray
+    without_top: FloatArray
+    band: int
+
+    @property
+    def by_layer(self) -> FloatArray:
+        """What removing each layer costs, *num_layers x users*; positive is damage."""
+        return self.full - self.without
+
+
+@dataclass(frozen=True)
+class RemovalDamage(Experiment[Damage]):
+    """What removing layers of a full model does to the test NDCG@10 of each user."""
+
+    of: ScratchModel
+    band_share: float = 0.3
+    kind: ClassVar[str] = "damage"
+    code: ClassVar[tuple[str, ...]] = (
+        "layerwise.data",
+        "layerwise.models",
+        "layerwise.evaluation.ranking",
+        "layerwise.importance",
+        "layerwise.lab.experiments.damage",
+    )
+
+    @property
+    def subject(self) -> Subject:
+        return self.of.subject
+
+    def needs(self) -> tuple[Experiment[Any], ...]:
+        return (self.of,)
+
+    def effort(self) -> float:
+        return 1.5 * self.of.num_layers**2 / 2
+
+    def describe(self) -> str:
+        return f"removing layers of {self.of.describe()}"
+
+    def make(self, lab: Bench, folder: Path, report: Report) -> None:
+        model, split = lab.get(self.of), lab.split(self.subject)
+        targets = split.test
+        histories = split.histories(targets)
+        depth = len(model.layers)
+        band = max(1, round(self.band_share * depth))
+
+        def judge(scores: FloatArray, rows: slice) -> FloatArray:
+            report(rows.stop / len(targets), "one layer at a time")
+            return ranking_metrics(scores, targets.items[rows], histories[rows], ks=(10,))["ndcg@10"]
+
+        full, without = metric_without_each_layer(model, histories, judge)
+        bottom = metric_without_layers(model, range(band), histories, judge)
+        top = metric_without_layers(model, range(depth - band, depth), histories, judge)
+        by_user = {
+            "full": mean_by_user(full, targets.users),
+            "without": np.stack([mean_by_user(values, targets.users) for values in without]),
+            "without_bottom": mean_by_user(bottom, targets.users),
+            "without_top": mean_by_user(top, targets.users),
+            "band": np.array(band),
+        }
+        write_arrays(folder / "damage.safetensors", by_user)
+
+    def load(self, folder: Path) -> Damage:
+        arrays = read_arrays(folder / "damage.safetensors")
+        band = int(arrays.pop("band"))
+        return Damage(**arrays, band=band)

@@ -1,0 +1,48 @@
+"""Importance of the layers of a full model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from layerwise.data.arrays import FloatArray
+from layerwise.importance.scores import layer_scores
+from layerwise.lab.experiments.base import Bench, Experiment, Report
+from layerwise.lab.experiments.models import ScratchModel
+from layerwise.lab.store import read_arrays, write_arrays
+from layerwise.lab.tiers import Subject
+
+
+@dataclass(frozen=True)
+class LayerScores(Experiment[FloatArray]):
+    """One importance per layer of a full model, *num_layers*, from its training sequences."""
+
+    of: ScratchModel
+    method: str
+    kind: ClassVar[str] = "layer-scores"
+    code: ClassVar[tuple[str, ...]] = (
+        "layerwise.data",
+        "layerwise.models",
+        "layerwise.importance",
+        "layerwise.lab.experiments.scores",
+    )
+
+    @property
+    def subject(self) -> Subject:
+        return self.of.subject
+
+    def needs(self) -> tuple[Experiment[Any], ...]:
+        return (self.of,)
+
+    def effort(self) -> float:
+        return 2.0 * self.of.num_layers
+
+    def describe(self) -> str:
+        return f"{self.method} of {self.of.describe()}"
+
+    def make(self, lab: Bench, folder: Path, report: Report) -> None:
+        model = lab.get(self.of)
+        batches = model.labelled_batches(lab.split(self.subject).train_sequences())
+        write_arrays(folder / "scores.safetensors", {"scores": layer_scores(model, batches, self.method)})
+
+    def load(self, folder: Path) -> FloatArray:
+        return read_arrays(folder / "scores.safetensors")["scores"]
