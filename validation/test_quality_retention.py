@@ -6,7 +6,7 @@ whose interval of compact over full lies below the claimed share, over users and
 
 import pytest
 
-from layerwise.lab.exhibits import gain_kept, quality_figure, quality_table, subject_checks
+from layerwise.lab.exhibits import audit_table, gain_kept, quality_figure, quality_table, subject_checks
 from layerwise.statistics import retained
 
 METRICS = ("ndcg@5", "ndcg@10", "mrr")
@@ -24,6 +24,7 @@ def test_healed_compact_model_keeps_the_claimed_share(study, claim, family, metr
         claim.require(*check)
     if metric == "ndcg@10":
         claim.table(**quality_table(study))
+        claim.table(**audit_table(study))
         claim.figure(**quality_figure(study))
 
     notes = {

@@ -25,6 +25,12 @@ class Distillation:
     weight: float = 0.5
     temperature: float = 2.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"weight must lie in [0, 1], got {self.weight}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+
 
 HEALING = Recipe(epochs=12, learning_rate=1e-3, batch_size=32, evaluate_every=2)
 

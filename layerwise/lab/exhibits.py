@@ -7,6 +7,7 @@ import numpy as np
 
 from layerwise.compression.compact import layer_parameters
 from layerwise.data.arrays import FloatArray
+from layerwise.data.audit import audit
 from layerwise.lab.study import Study
 from layerwise.statistics import Interval, MeanDifference
 
@@ -15,7 +16,7 @@ LEVEL = 0.95
 
 
 def subject_checks(study: Study) -> list[Check]:
-    """Whether the full model deserves to be compressed: enough seeds, above the floor, not below a shallow one.
+    """Whether the full model deserves to be compressed: right data, enough seeds, above the floor and the shallow.
 
     A full model that a counting rule beats, or that its own first layers beat when trained alone, is a straw man:
     cutting it would prove nothing.
@@ -23,9 +24,11 @@ def subject_checks(study: Study) -> list[Check]:
     full = study.quality(study.full())["ndcg@10"]
     shallow = study.quality(study.shallow())["ndcg@10"]
     floor_name, floor = best_floor(study)
+    facts = audit(study.split)
     above = MeanDifference(full - floor, "NDCG@10")
     deeper = MeanDifference(full - shallow, "NDCG@10")
     return [
+        (facts.is_expected and not facts.seen_targets, f"data: {facts.sentences()[0]}"),
         (len(study.tier.seeds) >= 5, f"{len(study.tier.seeds)} independent trainings; a claim about a method needs 5"),
         (
             above.interval(LEVEL).low > 0,
@@ -53,6 +56,11 @@ def gain_kept(study: Study, metric: str = "ndcg@10") -> float:
     full = study.quality(study.full())[metric].mean()
     healed = study.quality(study.healed())[metric].mean()
     return float((healed - floor) / (full - floor))
+
+
+def audit_table(study: Study) -> dict[str, Any]:
+    """What is to be known of the data, as arguments of `claim.table`."""
+    return {"title": "Data", "columns": ["fact"], "rows": [[fact] for fact in audit(study.split).sentences()]}
 
 
 def quality_table(study: Study) -> dict[str, Any]:

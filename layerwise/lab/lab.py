@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 import transformers
 
+from layerwise.data.audit import audit
 from layerwise.data.readers import load_interactions
 from layerwise.data.splits import Split, leave_last_out
 from layerwise.lab.experiments import Experiment, Model, Report, closure
@@ -72,7 +73,15 @@ class Lab:
 
 @lru_cache(maxsize=4)
 def _split(dataset: str, test_targets: int) -> Split:
-    return leave_last_out(load_interactions(dataset), targets=test_targets)
+    """The split of a dataset that can be judged; what had to be left out or shuffled stands in its audit.
+
+    Users with too few events and events that repeat an earlier item are left out. Where events of equal time are
+    stored in the order of their items, which gives the next one away, they are shuffled and the ids permuted.
+    """
+    enough = test_targets + 2  # one more to validate, one to train on
+    table = load_interactions(dataset).without_repeats().without_short_users(enough)
+    split = leave_last_out(table, test_targets)
+    return leave_last_out(table.shuffled_ties(seed=0), test_targets) if audit(split).has_sorted_ties else split
 
 
 @lru_cache(maxsize=4)

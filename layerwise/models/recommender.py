@@ -1,5 +1,6 @@
 """A recommender: a transformer backbone whose last state, times the item matrix, scores the whole catalogue."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -150,9 +151,13 @@ class Recommender(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes a plain Hugging Face checkpoint; the catalogue and history length go into its configuration."""
-        self.model.config.num_items = self.num_items
-        self.model.config.max_history = self.max_length
-        self.model.save_pretrained(folder)
+        config = self.model.config
+        self.model.config = copy.deepcopy(config)
+        self.model.config.update({"num_items": self.num_items, "max_history": self.max_length})
+        try:
+            self.model.save_pretrained(folder)
+        finally:
+            self.model.config = config
 
     @classmethod
     def load(cls, folder: Path) -> "Recommender":

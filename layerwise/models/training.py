@@ -41,6 +41,14 @@ class Recipe:
     evaluate_every: int = 2
     patience: int = 5
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "gradient_clip", "evaluate_every", "patience"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("warmup", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class Windows:

@@ -184,6 +184,18 @@ def test_study_stacks_seeds_and_users(tmp_path, subject):
     assert not np.array_equal(*quality["ndcg@10"])  # the seed matters
 
 
+def test_data_that_cannot_be_ranked_is_left_out_and_counted(tmp_path, subject):
+    path = tmp_path / "repeats.csv"
+    rows = [f"{user},{item},{time}" for user in range(5) for time, item in enumerate([1, 2, 1, 3, 4, 5])]
+    path.write_text("\n".join(["user_id,item_id,timestamp", *rows, "short,1,0", "short,2,1"]))
+
+    split = Lab(Store(tmp_path / "store")).split(replace(subject, dataset=str(path)))
+
+    assert split.table.num_users == 5
+    assert split.table.num_events == 25  # one of six events repeats an item
+    assert sum(split.table.dropped.values()) == 5 + 2
+
+
 def test_every_tier_keeps_fewer_layers_than_it_has():
     for tier in TIERS.values():
         study = Study(tier, Lab(Store("unused")), lambda _: None)

@@ -1,5 +1,7 @@
 """Training learns what can be learned, keeps the best weights, and is decided by its seed alone."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -293,3 +295,12 @@ def test_training_takes_the_steps_of_the_schedule(monkeypatch):
     train(made(), cycle(num_users=16), no_validation, recipe, seed=0)
 
     assert rates == pytest.approx([1e-2 * _one_cycle(done / 6, 0.5) for done in range(6)])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("epochs", 0), ("learning_rate", -1e-3), ("warmup", 1.0), ("dropout", 1.0), ("patience", 0), ("dropout", -0.1)],
+)
+def test_a_recipe_that_cannot_work_is_refused_with_its_value(setting, value):
+    with pytest.raises(ValueError, match=rf"{setting} must .* got {re.escape(str(value))}"):
+        Recipe(**{"epochs": 1, "learning_rate": 1e-3, setting: value})

@@ -37,19 +37,27 @@ class Bench(Protocol):
 
 @dataclass(frozen=True)
 class Experiment(ABC, Generic[Result]):
-    """Base of all experiments; see the module's docstring."""
+    """Base of all experiments; see the module's docstring.
 
+    Attributes:
+        of: What it is made from: another experiment, or the subject where it starts from the data.
+        kind: Its folder in the store.
+        code: Modules that it runs itself.
+    """
+
+    of: Any  # a Subject or an Experiment; each kind says which
     kind: ClassVar[str]
     code: ClassVar[tuple[str, ...]]
 
     @property
-    @abstractmethod
     def subject(self) -> Subject:
         """The subject that decides data and sizes."""
+        subject: Subject = self.of if isinstance(self.of, Subject) else self.of.subject
+        return subject
 
     def needs(self) -> tuple["Experiment[Any]", ...]:
         """Experiments whose results `make` reads."""
-        return ()
+        return () if isinstance(self.of, Subject) else (self.of,)
 
     def effort(self) -> float:
         """Rough cost, in layer-epochs of training; only for the forecast of the time left."""

@@ -12,7 +12,6 @@ from layerwise.compression.selection import select_first, select_layers, select_
 from layerwise.lab.experiments.base import Bench, Experiment, Report
 from layerwise.lab.experiments.models import Model, ScratchModel, save_model, training_course, training_report
 from layerwise.lab.experiments.scores import LayerScores
-from layerwise.lab.tiers import Subject
 
 CODE = (
     "layerwise.data",
@@ -36,11 +35,7 @@ class CompactModel(Model):
     code: ClassVar[tuple[str, ...]] = CODE
 
     @property
-    def subject(self) -> Subject:
-        return self.of.subject
-
-    @property
-    def seed(self) -> int:  # type: ignore[override]
+    def seed(self) -> int:
         """Seed of the full model."""
         return self.of.seed
 
@@ -76,11 +71,7 @@ class HealedModel(Model):
     code: ClassVar[tuple[str, ...]] = CODE
 
     @property
-    def subject(self) -> Subject:
-        return self.of.subject
-
-    @property
-    def seed(self) -> int:  # type: ignore[override]
+    def seed(self) -> int:
         """Seed of the full model, and of the healing."""
         return self.of.seed
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from layerwise.importance.removal import metric_without_each_layer, metric_witho
 from layerwise.lab.experiments.base import Bench, Experiment, Report
 from layerwise.lab.experiments.models import ScratchModel
 from layerwise.lab.store import read_arrays, write_arrays
-from layerwise.lab.tiers import Subject
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,6 @@ class RemovalDamage(Experiment[Damage]):
         "layerwise.importance",
         "layerwise.lab.experiments.damage",
     )
-
-    @property
-    def subject(self) -> Subject:
-        return self.of.subject
-
-    def needs(self) -> tuple[Experiment[Any], ...]:
-        return (self.of,)
 
     def effort(self) -> float:
         return 1.5 * self.of.num_layers**2 / 2

@@ -24,8 +24,6 @@ TRAINING_CODE = (
 class Model(Experiment[Recommender]):
     """An experiment whose result is a recommender, kept as a plain checkpoint with the course of its training."""
 
-    seed: int
-
     def load(self, folder: Path) -> Recommender:
         """The recommender, in evaluation mode."""
         return Recommender.load(folder).eval()
@@ -66,10 +64,6 @@ class ScratchModel(Model):
     num_layers: int
     kind: ClassVar[str] = "model"
     code: ClassVar[tuple[str, ...]] = TRAINING_CODE
-
-    @property
-    def subject(self) -> Subject:
-        return self.of
 
     def effort(self) -> float:
         return float((self.num_layers + 1) * self.of.training.epochs)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,13 +40,6 @@ class Quality(Experiment[dict[str, FloatArray]]):
     kind: ClassVar[str] = "quality"
     code: ClassVar[tuple[str, ...]] = CODE
 
-    @property
-    def subject(self) -> Subject:
-        return self.of.subject
-
-    def needs(self) -> tuple[Experiment[Any], ...]:
-        return (self.of,)
-
     def describe(self) -> str:
         return f"ranking with {self.of.describe()}"
 
@@ -65,10 +58,6 @@ class FloorQuality(Experiment[dict[str, FloatArray]]):
     name: str
     kind: ClassVar[str] = "floor"
     code: ClassVar[tuple[str, ...]] = CODE
-
-    @property
-    def subject(self) -> Subject:
-        return self.of
 
     def describe(self) -> str:
         return f"ranking with {self.name}"

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from layerwise.data.arrays import FloatArray
 from layerwise.importance.scores import layer_scores
 from layerwise.lab.experiments.base import Bench, Experiment, Report
 from layerwise.lab.experiments.models import ScratchModel
 from layerwise.lab.store import read_arrays, write_arrays
-from layerwise.lab.tiers import Subject
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,6 @@ class LayerScores(Experiment[FloatArray]):
         "layerwise.importance",
         "layerwise.lab.experiments.scores",
     )
-
-    @property
-    def subject(self) -> Subject:
-        return self.of.subject
-
-    def needs(self) -> tuple[Experiment[Any], ...]:
-        return (self.of,)
 
     def effort(self) -> float:
         return 2.0 * self.of.num_layers
