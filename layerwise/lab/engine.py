@@ -21,6 +21,9 @@ from layerwise.lab.progress import Board
 from layerwise.lab.store import Store
 
 
+MOST_WORKERS = 10  # a tier has no more long trainings that are independent, and each worker holds about 1 GB
+
+
 def run(
     lab: Lab,
     experiments: Sequence[Experiment[Any]],
@@ -35,7 +38,7 @@ def run(
     Args:
         lab: Says what is missing and where results go.
         experiments: Wanted results.
-        workers: Processes; by default one per core that this process may use.
+        workers: Processes; by default one per core that this process may use, at most 10.
         stream: Where progress is drawn; standard error by default.
 
     Raises:
@@ -45,7 +48,7 @@ def run(
     missing = lab.missing(closure(experiments))
     if not missing:
         return
-    workers = min(workers or available_cores(), len(missing))
+    workers = min(workers or default_workers(), len(missing))
     board = Board({experiment.describe(): experiment.effort() for experiment in missing}, stream)
     board.note(f"makes {len(missing)} results with {workers} workers; finished ones are kept in {lab.store.root}")
     try:
@@ -54,9 +57,10 @@ def run(
         board.close()
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_workers() -> int:
+    """One worker per core that this process may use, at most 10."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
 
 
 class _Pool:
