@@ -152,8 +152,8 @@ def _blank(height: float) -> Figure:
 def draw(figure: records.Figure) -> Figure:
     """The picture of a record."""
     many = figure["kind"] == "intervals"
-    rows = sum(len(series["x"]) for series in figure["series"])
-    picture = _blank(max(2.2, 1.2 + 0.32 * rows) if many else 4.0)
+    rows = sum(1 + _label(str(x)).count("\n") for series in figure["series"] for x in series["x"])
+    picture = _blank(max(2.2, 1.4 + 0.32 * rows) if many else 4.0)
     axes = picture.subplots()
     DRAWERS[figure["kind"]](axes, figure["series"])
     _name_axes(axes, figure)
@@ -166,7 +166,8 @@ def draw(figure: records.Figure) -> Figure:
         lines = [handle for handle in handles if isinstance(handle, Line2D)]  # matplotlib lists plain lines first
         ordered = [handle for handle in handles if handle not in lines] + lines
         picture.legend(handles=ordered, loc="outside lower center", ncols=2)
-    axes.set_title(_literal(textwrap.fill(figure["title"], 62)))
+    title = _literal(textwrap.fill(figure["title"], 66))
+    picture.suptitle(title, x=0.01, horizontalalignment="left", fontsize=11, fontweight="bold")
     return picture
 
 
@@ -197,13 +198,13 @@ def _intervals(axes: Axes, series: Sequence[Series]) -> None:
     axes.set_ylim(len(places) - 0.5, -0.5)
 
 
-def _points(axes: Axes, series: Sequence[Series]) -> None:
+def _points(axes: Axes, series: Sequence[Series], joined: bool = True) -> None:
     """A course over numbers, joined by a line; categories are not joined."""
     numeric = all(not isinstance(x, str) for entry in series for x in entry["x"])
     places = _places(series)
     for index, entry in enumerate(series):
         x = entry["x"] if numeric else [places[value] for value in entry["x"]]
-        fmt = ("-" if numeric else "") + "osD^vPX"[index % 7]
+        fmt = ("-" if numeric and joined else "") + "osD^vPX"[index % 7]
         axes.errorbar(
             [float(value) for value in x], entry["y"], yerr=_errors(entry), fmt=fmt, color=_colour(index),
             label=_literal(entry["label"]), linewidth=1.4, capsize=2.5,
@@ -212,6 +213,11 @@ def _points(axes: Axes, series: Sequence[Series]) -> None:
         axes.set_xticks(range(len(places)), [_label(str(x)) for x in places])
     elif all(float(x).is_integer() for x in places) and len(places) <= 16:
         axes.set_xticks(sorted(float(x) for x in places), [f"{x:g}" for x in sorted(float(x) for x in places)])
+
+
+def _scatter(axes: Axes, series: Sequence[Series]) -> None:
+    """Single marks."""
+    _points(axes, series, joined=False)
 
 
 def _bars(axes: Axes, series: Sequence[Series]) -> None:
@@ -229,6 +235,7 @@ def _bars(axes: Axes, series: Sequence[Series]) -> None:
 DRAWERS: Mapping[str, Callable[[Axes, Sequence[Series]], None]] = {
     "intervals": _intervals,
     "points": _points,
+    "scatter": _scatter,
     "bars": _bars,
 }
 
@@ -251,7 +258,7 @@ def _colour(index: int) -> str:
 
 
 def _label(name: str) -> str:
-    return _literal(textwrap.fill(name, 24))
+    return _literal(textwrap.fill(name, 30))
 
 
 def _literal(words: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 
 SCHEMA = 1
 OUTCOMES = ("supported", "refuted", "inconclusive", "invalid")  # a case that did not run leaves no record
-FIGURE_KINDS = ("intervals", "points", "bars")
+FIGURE_KINDS = ("intervals", "points", "scatter", "bars")
 SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -188,7 +188,7 @@ def make_figure(
 
     Args:
         name: Lower-case words joined by hyphens; part of the file name.
-        kind: "intervals" (one line per category), "points" (a course over x) or "bars".
+        kind: "intervals" (one line per category), "points" (a course over x), "scatter" (single marks) or "bars".
         title: Shown above the picture, and its alternative text.
         x_label: What `x` is, with its unit.
         y_label: What `y` is, with its unit.

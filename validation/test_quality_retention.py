@@ -6,7 +6,14 @@ whose interval of compact over full lies below the claimed share, over users and
 
 import pytest
 
-from layerwise.lab.exhibits import audit_table, gain_kept, quality_figure, quality_table, subject_checks
+from layerwise.lab.exhibits import (
+    audit_table,
+    gain_kept,
+    over_scratch,
+    quality_figure,
+    quality_table,
+    subject_checks,
+)
 from layerwise.statistics import retained
 
 METRICS = ("ndcg@5", "ndcg@10", "mrr")
@@ -29,6 +36,7 @@ def test_healed_compact_model_keeps_the_claimed_share(study, claim, family, metr
 
     notes = {
         "gain kept above the best training-free recommender": round(gain_kept(study, metric), 4),
+        "above a model of its size from scratch": over_scratch(study, metric),
         "kept layers by seed": [list(kept) for kept in study.kept_layers()],
     }
     claim.judge(retained(healed[metric], full[metric], metric.upper()), notes=notes)

@@ -234,7 +234,7 @@ def compare_latency(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         dtype="+".join(str(dtype).removeprefix("torch.") for dtype in dtypes),
         threads=torch.get_num_threads(),
-        torch_version=torch.__version__,
+        torch_version=str(torch.__version__),
     )
 
 

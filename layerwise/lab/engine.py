@@ -20,7 +20,6 @@ from layerwise.lab.lab import Lab
 from layerwise.lab.progress import Board
 from layerwise.lab.store import Store
 
-
 MOST_WORKERS = 10  # a tier has no more long trainings that are independent, and each worker holds about 1 GB
 
 

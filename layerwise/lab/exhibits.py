@@ -58,6 +58,12 @@ def gain_kept(study: Study, metric: str = "ndcg@10") -> float:
     return float((healed - floor) / (full - floor))
 
 
+def over_scratch(study: Study, metric: str = "ndcg@10") -> str:
+    """How much better the healed model is than one of its size trained from scratch, with a 95 % interval."""
+    healed, shallow = study.quality(study.healed())[metric], study.quality(study.shallow())[metric]
+    return _difference(MeanDifference(healed - shallow, metric.upper()))
+
+
 def audit_table(study: Study) -> dict[str, Any]:
     """What is to be known of the data, as arguments of `claim.table`."""
     return {"title": "Data", "columns": ["fact"], "rows": [[fact] for fact in audit(study.split).sentences()]}
@@ -86,7 +92,7 @@ def quality_figure(study: Study) -> dict[str, Any]:
         "name": "quality",
         "kind": "intervals",
         "title": f"NDCG@10 on {study.subject.dataset}, mean over seeds and users with 95 % intervals",
-        "x_label": "model (layers)",
+        "x_label": "",
         "y_label": "NDCG@10",
         "series": [_with_intervals("models", labels, values)],
         "reference": {"label": f"best training-free: {floor_name}", "value": float(floor.mean())},
@@ -121,7 +127,7 @@ def importance_figure(study: Study, method: str) -> dict[str, Any]:
     ]
     return {
         "name": f"{method}-against-damage",
-        "kind": "points",
+        "kind": "scatter",
         "title": f"{method} of a layer against the loss of NDCG@10 without it",
         "x_label": f"{method} (squared nats)",
         "y_label": "loss of NDCG@10",

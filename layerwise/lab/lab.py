@@ -62,7 +62,7 @@ class Lab:
             **experiment.settings(),
             "data": _data_digest(experiment.subject.dataset, experiment.subject.test_targets),
             "code": {part.kind: part.code_digest() for part in closure([experiment])},
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
             "device": self.device.type,
         }
 

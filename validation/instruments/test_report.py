@@ -296,10 +296,11 @@ def test_the_twin_holds_every_record(tmp_path):
         figure("intervals", reference={"label": "88 %", "value": 0.088}),
         figure("points", x=(0, 1)),
         figure("points", x=("low", "high")),
+        figure("scatter", x=(0, 1)),
         figure("bars"),
         replace_title(figure("bars"), HOSTILE),
     ],
-    ids=["intervals", "points", "categories", "bars", "hostile"],
+    ids=["intervals", "points", "categories", "scatter", "bars", "hostile"],
 )
 def test_every_kind_of_figure_is_seven_inches_wide_and_not_blank(made):
     chunks = dict(png_chunks(png(lambda: draw(made))))
