@@ -29,15 +29,15 @@ def subject_checks(study: Study) -> list[Check]:
     deeper = MeanDifference(full - shallow, "NDCG@10")
     return [
         (facts.is_expected and not facts.seen_targets, f"data: {facts.sentences()[0]}"),
-        (len(study.tier.seeds) >= 5, f"{len(study.tier.seeds)} independent trainings; a claim about a method needs 5"),
+        (len(study.tier.seeds) >= 5, f"{len(study.tier.seeds)} independent trainings; a claim about a method needs at least 5"),
         (
             above.interval(LEVEL).low > 0,
-            f"the full model beats the best training-free recommender, {floor_name}: "
+            f"the full model must beat the best training-free recommender, {floor_name}: "
             f"{full.mean():.4f} against {floor.mean():.4f}, {_difference(above)}",
         ),
         (
             deeper.interval(LEVEL).high >= 0,
-            f"the full model is not shown to be worse than {study.keep} layers from scratch by the same recipe: "
+            f"the full model must not be shown to be worse than {study.keep} layers from scratch by the same recipe: "
             f"{full.mean():.4f} against {shallow.mean():.4f}, {_difference(deeper)}",
         ),
     ]
