@@ -29,7 +29,10 @@ def subject_checks(study: Study) -> list[Check]:
     deeper = MeanDifference(full - shallow, "NDCG@10")
     return [
         (facts.is_expected and not facts.seen_targets, f"data: {facts.sentences()[0]}"),
-        (len(study.tier.seeds) >= 5, f"{len(study.tier.seeds)} independent trainings; a claim about a method needs at least 5"),
+        (
+            len(study.tier.seeds) >= 5,
+            f"{len(study.tier.seeds)} independent trainings; a claim about a method needs at least 5",
+        ),
         (
             above.interval(LEVEL).low > 0,
             f"the full model must beat the best training-free recommender, {floor_name}: "

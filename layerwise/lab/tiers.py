@@ -1,8 +1,8 @@
 """What is run in each tier: data, sizes, recipes, seeds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from layerwise.compression.distill import Distillation
+from layerwise.compression.distill import HEALING, Distillation
 from layerwise.models.families import Shape
 from layerwise.models.training import Recipe
 
@@ -53,6 +53,10 @@ class Tier:
     selected_by: str
 
 
+# A low rate, reached late, spreads the work over the layers: at twice the rate with a short warm-up the first two of
+# eight did all of it, and cutting the others was free. Attention without dropout is 15 % faster on a CPU.
+DEEP = Recipe(epochs=36, learning_rate=1e-3, warmup=0.3, batch_size=32, weight_decay=0.1, dropout=0.2, evaluate_every=4)
+
 TIERS = {
     "quick": Tier(
         name="quick",
@@ -62,9 +66,9 @@ TIERS = {
             family="llama",
             shape=Shape(num_layers=8, hidden=64, intermediate=172, num_heads=2),
             max_length=50,
-            attention_dropout=0.1,
-            training=Recipe(epochs=32, learning_rate=2e-3, batch_size=64, dropout=0.2, evaluate_every=4),
-            healing=Recipe(epochs=10, learning_rate=1e-3, batch_size=32, dropout=0.2, evaluate_every=2),
+            attention_dropout=0.0,
+            training=replace(DEEP, epochs=36),
+            healing=replace(HEALING, epochs=10),
             distillation=Distillation(),
         ),
         seeds=(0, 1, 2, 3, 4),
@@ -79,9 +83,9 @@ TIERS = {
             family="llama",
             shape=Shape(num_layers=12, hidden=64, intermediate=172, num_heads=2),
             max_length=100,
-            attention_dropout=0.1,
-            training=Recipe(epochs=60, learning_rate=1.5e-3, batch_size=64, dropout=0.2, evaluate_every=4),
-            healing=Recipe(epochs=20, learning_rate=1e-3, batch_size=32, dropout=0.2, evaluate_every=2),
+            attention_dropout=0.0,
+            training=replace(DEEP, epochs=60),
+            healing=replace(HEALING, epochs=20),
             distillation=Distillation(),
         ),
         seeds=(0, 1, 2, 3, 4),
