@@ -171,8 +171,8 @@ class Store:
                     raise PermissionError(f"no permission to write in {folder}")
         except OSError as error:
             raise PermissionError(
-                f"the store {self.root} cannot be written ({error}); name another folder with --store DIR, Store.at(path) "
-                f"or the environment variable {STORE_VARIABLE}"
+                f"the store {self.root} cannot be written ({error}); name another folder with --store DIR, "
+                f"Store.at(path) or the environment variable {STORE_VARIABLE}"
             ) from error
 
     @contextmanager
