@@ -120,9 +120,9 @@ class Study:
         rules = [Quality(compact) for by in ("first", "uniform", "random") for compact in self.compact(by)]
         return [
             *(Quality(full) for full in self.full()),
+            *(Quality(shallow) for shallow in self.shallow()),
             *(Quality(healed) for healed in self.healed()),
             *(RemovalDamage(full) for full in self.full()),
-            *(Quality(shallow) for shallow in self.shallow()),
             *(Quality(compact) for compact in self.compact()),
             *(LayerScores(full, "block-influence") for full in self.full()),
             *rules,
