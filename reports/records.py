@@ -69,6 +69,7 @@ class Record:
         declaration: Digest of the declaration that was judged.
         evidence: Digest of the arrays that `estimate` and the intervals follow from.
         checks: Instrument checks as [ok, sentence]; one that failed makes the outcome "invalid".
+        remarks: Sentences without which the verdict would mislead; they open the report.
         seconds: Time from asking for the `claim` fixture to the verdict.
     """
 
@@ -93,6 +94,7 @@ class Record:
     num_units: int = 0
     evidence: str = ""
     checks: list[list[bool | str]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)

@@ -101,6 +101,11 @@ class Run:
                     merged[key].append(value)
         return {key: " / ".join(sorted(values)) for key, values in sorted(merged.items())}
 
+    def remarks(self) -> list[str]:
+        """What readers must know beside the verdicts, each sentence once."""
+        found = (remark for decision in self.decisions if decision.record for remark in decision.record.remarks)
+        return list(dict.fromkeys(found))
+
     def as_dict(self) -> dict[str, Any]:
         """The machine-readable twin of the report: plain JSON."""
         return {

@@ -12,6 +12,7 @@ from layerwise.lab.exhibits import (
     over_scratch,
     quality_figure,
     quality_table,
+    remarks,
     subject_checks,
 )
 from layerwise.statistics import retained
@@ -29,6 +30,8 @@ def test_healed_compact_model_keeps_the_claimed_share(study, claim, family, metr
 
     for check in subject_checks(study):
         claim.require(*check)
+    for remark in remarks(study):
+        claim.remark(remark)
     if metric == "ndcg@10":
         claim.table(**quality_table(study))
         claim.table(**audit_table(study))

@@ -46,6 +46,20 @@ def subject_checks(study: Study) -> list[Check]:
     ]
 
 
+def remarks(study: Study) -> list[str]:
+    """What a reader of the retention must know: whether a model of the compact size needs a full model at all."""
+    full, shallow = study.quality(study.full())["ndcg@10"], study.quality(study.shallow())["ndcg@10"]
+    deeper = MeanDifference(full - shallow, "NDCG@10")
+    if deeper.interval(LEVEL).low > 0:
+        return []
+    return [
+        f"on {study.subject.dataset}, {study.keep} layers from scratch by the same recipe are not shown to be worse than "
+        f"the full {study.depth}: NDCG@10 {shallow.mean():.4f} against {full.mean():.4f}, full minus shallow "
+        f"{_difference(deeper)}. Depth brings little here, so a high retention says little. Healed minus from scratch: "
+        f"{over_scratch(study)}."
+    ]
+
+
 def best_floor(study: Study) -> tuple[str, FloatArray]:
     """Name and NDCG@10, *users*, of the training-free recommender with the largest mean."""
     floor = {name: values["ndcg@10"] for name, values in study.floor().items()}

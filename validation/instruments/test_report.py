@@ -82,7 +82,7 @@ def hostile_run():
     of = declaration(HOSTILE, claim=HOSTILE, statement=HOSTILE, source=HOSTILE, refuted_if=HOSTILE, reason=HOSTILE)
     table = make_table(HOSTILE, [HOSTILE, "n"], [[HOSTILE, 1.5]])
     picture = replace_title(figure(), HOSTILE)
-    words = {"sentence": HOSTILE, "reason": HOSTILE, "unit": HOSTILE, "checks": [[True, HOSTILE]]}
+    words = {"sentence": HOSTILE, "reason": HOSTILE, "unit": HOSTILE, "checks": [[True, HOSTILE]], "remarks": [HOSTILE]}
     names = {"notes": {HOSTILE: HOSTILE}, "environment": {HOSTILE: HOSTILE}}
     made = record(of, "refuted", tables=[table], figures=[picture], **words, **names)
     context = replace(CONTEXT, narrowed=[HOSTILE], other_failures=[HOSTILE], defects=[HOSTILE])
@@ -285,6 +285,16 @@ def test_the_twin_holds_every_record(tmp_path):
     assert twin["gate"] == "fail"
     assert [decision["verdict"] for decision in twin["decisions"]] == ["supported", "refuted", "missing"]
     assert Record.from_json(json.dumps(twin["decisions"][0]["record"])) == run.decisions[0].record
+
+
+def test_what_a_reader_must_know_stands_once_in_the_first_lines():
+    sentence = "two layers from scratch do as well"
+    run = run_of("supported", "supported", remarks=[sentence])
+
+    report = render(run, {})
+
+    assert report.count(sentence) == 1
+    assert report.index(sentence) < report.index("## Changes since accepted")
 
 
 # -- pictures
