@@ -53,8 +53,8 @@ def remarks(study: Study) -> list[str]:
     if deeper.interval(LEVEL).low > 0:
         return []
     return [
-        f"on {study.subject.dataset}, {study.keep} layers from scratch by the same recipe are not shown to be worse than "
-        f"the full {study.depth}: NDCG@10 {shallow.mean():.4f} against {full.mean():.4f}, full minus shallow "
+        f"on {study.subject.dataset}, {study.keep} layers from scratch by the same recipe are not shown to be worse "
+        f"than the full {study.depth}: NDCG@10 {shallow.mean():.4f} against {full.mean():.4f}, full minus shallow "
         f"{_difference(deeper)}. Depth brings little here, so a high retention says little. Healed minus from scratch: "
         f"{over_scratch(study)}."
     ]

@@ -126,7 +126,7 @@ def test_a_short_row_is_refused():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"kind": "pie"}, "kind must be one of intervals, points, bars, got 'pie'"),
+        ({"kind": "pie"}, "kind must be one of intervals, points, scatter, bars, got 'pie'"),
         ({"name": "../x"}, "lower-case words joined by hyphens"),
         ({"series": [{"label": "a", "x": [1, 2], "y": [1.0]}]}, "equally long"),
         ({"series": [{"label": "a", "x": [1], "y": [1.0], "low": [0.5]}]}, "equally long"),
