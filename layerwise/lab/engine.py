@@ -20,6 +20,7 @@ from layerwise.lab.lab import Lab
 from layerwise.lab.progress import Board
 from layerwise.lab.store import Store
 
+News = str | tuple[str, float, str]  # a sentence, or the name of a task with the share done and a word on how it goes
 MOST_WORKERS = 10  # a tier has no more long trainings that are independent, and each worker holds about 1 GB
 
 
@@ -73,7 +74,7 @@ class _Pool:
         self._running: dict[Future[float], Experiment[Any]] = {}
         self._workers = workers
         context = multiprocessing.get_context("spawn")
-        self._news: multiprocessing.Queue[tuple[str, float, str]] = context.Queue()
+        self._news: multiprocessing.Queue[News] = context.Queue()
         self._executor = ProcessPoolExecutor(
             workers, context, _start, (str(lab.store.root), str(lab.device), self._news)
         )
@@ -107,16 +108,20 @@ class _Pool:
     def _tell(self) -> None:
         while True:
             try:
-                self._board.update(*self._news.get_nowait())
+                news = self._news.get_nowait()
             except queue.Empty:
                 return
+            if isinstance(news, str):
+                self._board.note(news)
+            else:
+                self._board.update(*news)
 
 
 _LAB: Lab
-_NEWS: "multiprocessing.Queue[tuple[str, float, str]]"
+_NEWS: "multiprocessing.Queue[News]"
 
 
-def _start(root: str, device: str, news: "multiprocessing.Queue[tuple[str, float, str]]") -> None:
+def _start(root: str, device: str, news: "multiprocessing.Queue[News]") -> None:
     """Prepares a worker: one thread, no reaction to Ctrl-C (the parent decides), no life after the parent."""
     global _LAB, _NEWS
     torch.set_num_threads(1)
@@ -124,7 +129,7 @@ def _start(root: str, device: str, news: "multiprocessing.Queue[tuple[str, float
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _NEWS = news
-    _LAB = Lab(Store.at(root, on_wait=lambda sentence: news.put(("another run", 0.0, sentence))), device)
+    _LAB = Lab(Store.at(root, on_wait=news.put), device)
 
 
 def _end_with_parent() -> None:

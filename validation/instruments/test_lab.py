@@ -7,10 +7,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from layerwise.compression.distill import Distillation
 from layerwise.lab import engine
@@ -91,6 +93,22 @@ def test_an_unknown_method_is_an_error_and_what_was_finished_stays(tmp_path, sub
         engine.run(lab, [LayerScores(full, "tea-leaves")], workers=1, stream=io.StringIO())
 
     assert lab.has(full)
+
+
+def test_a_run_that_waits_for_another_one_says_so_and_goes_on(tmp_path, subject):
+    lab, model = Lab(Store(tmp_path / "store")), ScratchModel(subject, 0, 3)
+    key = lab.store.path_of(lab.spec(model)).name
+    (tmp_path / "store" / "locks").mkdir(parents=True)
+    stream = io.StringIO()
+
+    with ThreadPoolExecutor() as threads, FileLock(tmp_path / "store" / "locks" / f"{key}.lock") as held:
+        running = threads.submit(engine.run, lab, [model], 1, stream)
+        _until(lambda: "waiting for another worker" in stream.getvalue() or running.done())
+        held.release()
+        running.result()
+
+    assert "waiting for another worker that makes llama with 3 layers, seed 0" in stream.getvalue()
+    assert lab.has(model)
 
 
 def test_a_killed_run_loses_no_finished_training(tmp_path, subject):
