@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from layerwise.data.splits import Split
 from layerwise.evaluation.quality import validation_ndcg
 from layerwise.models.modes import evaluating
-from layerwise.models.recommender import Recommender
-from layerwise.models.training import Loss, Progress, Recipe, Trained, Windows, train
+from layerwise.models.recommender import Recommender, Windows
+from layerwise.models.training import Loss, Progress, Recipe, Trained, train
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def distillation_loss(teacher: Recommender, distillation: Distillation) -> Loss:
 
     def loss(student: Recommender, states: Tensor, windows: Windows) -> Tensor:
         with evaluating(teacher), torch.no_grad():
-            teacher_states = teacher.states(windows.tokens)[windows.valid]
-            wanted = (teacher_states @ teacher.item_matrix.T / distillation.temperature).log_softmax(-1)
-        logits = states @ student.item_matrix.T
+            teacher_states = teacher.states(windows.inputs)[windows.valid]
+            wanted = (teacher.item_scores(teacher_states) / distillation.temperature).log_softmax(-1)
+        logits = student.item_scores(states)
         told = (logits / distillation.temperature).log_softmax(-1)
         divergence = nn.functional.kl_div(told, wanted, log_target=True, reduction="batchmean")
         observed = nn.functional.cross_entropy(logits, windows.items)

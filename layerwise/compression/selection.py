@@ -1,5 +1,7 @@
 """Which layers to keep: numbers in, indices out. Knows neither models nor data."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -55,6 +57,28 @@ def select_random(num_layers: int, keep: int, rng: np.random.Generator) -> tuple
     """`keep` layers drawn without replacement."""
     _check_keep(num_layers, keep)
     return tuple(sorted(int(index) for index in rng.choice(num_layers, keep, replace=False)))
+
+
+def select_within(
+    depths: Sequence[int], share: float, select: Callable[[slice, int], Sequence[int]]
+) -> tuple[int, ...]:
+    """Layers selected in each stack by itself, so that an encoder-decoder keeps the same share of both.
+
+    Args:
+        depths: Number of layers of each stack.
+        share: Share of each stack's layers to keep, in (0, 1].
+        select: From a stack's place among all layers and the number of its layers to keep, to indices in the stack.
+
+    Returns:
+        Strictly increasing indices, counted through all stacks.
+    """
+    kept: list[int] = []
+    start = 0
+    for depth in depths:
+        place = slice(start, start + depth)
+        kept += (start + index for index in select(place, number_to_keep(depth, share)))
+        start += depth
+    return tuple(kept)
 
 
 def _check_keep(num_layers: int, keep: int) -> None:

@@ -47,7 +47,7 @@ class AuditedModel:
         self._num_layers = 0
 
     @contextmanager
-    def counting(self, layers: nn.ModuleList) -> Iterator[None]:
+    def counting(self, layers: Sequence[nn.Module]) -> Iterator[None]:
         """Inside, every layer that runs leaves its index in a trace, by a forward hook.
 
         Raises:

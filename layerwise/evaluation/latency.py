@@ -17,7 +17,7 @@ References:
     MLPerf Inference audit tests TEST01 (outputs of the timed run) and TEST04 (repeated inputs).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ from layerwise.evaluation.timing import (
     turn_length,
     warm_up,
 )
-from layerwise.models.families import layers_of as family_layers_of
+from layerwise.models.layers import layers_of as family_layers_of
 from layerwise.models.modes import evaluating
 
 FloatArray = NDArray[np.float64]
@@ -170,7 +170,7 @@ def compare_latency(
     calls: int | None = None,
     seconds: float = 60.0,
     tolerance: float | None = None,
-    layers_of: Callable[[nn.Module], nn.ModuleList] = family_layers_of,
+    layers_of: Callable[[nn.Module], Sequence[nn.Module]] = family_layers_of,
     timer: Timer | None = None,
 ) -> LatencyComparison:
     """Times of both models, in alternating blocks over the same inputs; for an A/A run pass a deep copy.

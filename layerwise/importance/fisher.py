@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from layerwise.models.families import layers_of, normalised, pretrained_of
+from layerwise.models.families import normalised
+from layerwise.models.inputs import IGNORED
+from layerwise.models.layers import forward_inputs, layers_of, pretrained_of, shifts_labels, stacks_of
 from layerwise.models.modes import evaluating
 
 Batches = Iterable[Mapping[str, Tensor]]
-IGNORED = -100  # the label that `transformers` leaves out of a loss
 
 
 def fisher_information(
@@ -31,12 +33,14 @@ def fisher_information(
     """Trace of the Fisher information of each layer's parameters: mean squared norm of per-example gradients.
 
     An example is one row of a batch; its loss is the sum of the negative log-likelihoods, in nats, of its labelled
-    positions. Dropout is off. The model's mode and gradient flags are the same afterwards.
+    positions. Dropout is off. The model's mode and gradient flags are the same afterwards. Position tables that
+    all layers of a stack share (T5) belong to no layer and are left out.
 
     Args:
-        model: A causal language model of a supported family, or a `Recommender` around one.
-        batches: Keyword dictionaries for the model's forward, with `labels` *batch x length* as `transformers`
-            expects them: aligned with `input_ids`, -100 where there is none.
+        model: A supported language model or sequence classifier, or a `Recommender`.
+        batches: Keyword dictionaries for the model's forward, with `labels` as `transformers` expects them: *batch x
+            length*, -100 where there is none, aligned with `input_ids` (causal models shift them themselves) or with
+            the decoder's output; *batch* for a classifier.
         labels: `"model"` draws the labels from the model's own distribution, which gives the (true) Fisher;
             `"data"` takes those of the batch, which gives the empirical Fisher.
         generator: Draws the labels where `labels="model"`; seeded with 0 by default.
@@ -62,17 +66,21 @@ def fisher_information(
         for batch in batches:
             if "labels" not in batch:
                 raise ValueError(f"Fisher information needs labels in every batch, got only {sorted(batch)}")
-            inputs = {name: value for name, value in batch.items() if name != "labels"}
-            logits = pretrained(**inputs, use_cache=False).logits[:, :-1].float()
-            targets = batch["labels"][:, 1:]
+            logits, targets = _predictions(pretrained, batch)
             if labels == "model":
                 targets = _drawn(logits.detach(), targets, generator)
             loss = nn.functional.cross_entropy(
-                logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+                logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum"
             )
             loss.backward()
             examples += len(targets)
     return (totals / examples).numpy() if examples else np.full(len(layers), np.nan)
+
+
+def _predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits in fp32 and the labels that stand at the same places."""
+    logits, labels = model(**forward_inputs(model, batch), use_cache=False).logits.float(), batch["labels"]
+    return (logits[:, :-1], labels[:, 1:]) if shifts_labels(model) else (logits, labels)
 
 
 def _drawn(logits: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,17 +109,17 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
 def _squared_norms(model: PreTrainedModel, totals: Tensor) -> Iterator[None]:
     """Each backward pass inside the block adds to `totals` the squared gradient norms of its examples."""
     with ExitStack() as hooks:
+        for stack in stacks_of(model).values():
+            hooks.callback(stack[0].register_forward_pre_hook(_require_grad).remove)
         for index, layer in enumerate(layers_of(model)):
-            if index == 0:
-                hooks.callback(layer.register_forward_pre_hook(_require_grad).remove)
             for module in layer.modules():
-                if next(module.parameters(recurse=False), None) is not None:
+                if next(module.parameters(recurse=False), None) is not None and not isinstance(module, nn.Embedding):
                     hooks.callback(module.register_forward_hook(_watch(index, totals)).remove)
         yield
 
 
 def _require_grad(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The graph begins at the first layer: nothing below it is differentiated."""
+    """The graph begins at the first layer of a stack: nothing below it is differentiated."""
     return (inputs[0].detach().requires_grad_(), *inputs[1:])
 
 
@@ -130,11 +138,11 @@ def _watch(index: int, totals: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...
 def _squared_norm(module: nn.Module, states: Tensor, gradient: Tensor) -> Tensor:
     """Squared norm of the gradient of one module's parameters, summed over the examples of the batch."""
     bias = getattr(module, "bias", None)
-    of_bias = gradient.sum(1).square().sum() if bias is not None else gradient.new_zeros(())
-    if not isinstance(module, nn.Linear):
-        return (gradient * normalised(module, states)).sum(1).square().sum() + of_bias
-    length = states.shape[1]
-    if length * (module.in_features + module.out_features) < module.in_features * module.out_features:
+    of_bias = gradient.flatten(1, -2).sum(1).square().sum() if bias is not None else gradient.new_zeros(())
+    if not isinstance(module, nn.Linear | Conv1D):
+        return (gradient * normalised(module, states)).flatten(1, -2).sum(1).square().sum() + of_bias
+    length, inputs, outputs = states.shape[1], states.shape[2], gradient.shape[2]
+    if length * (inputs + outputs) < inputs * outputs:
         gram = (states @ states.mT) * (gradient @ gradient.mT)  # batch x length x length
         return gram.sum() + of_bias
     return (gradient.mT @ states).square().sum() + of_bias  # batch x out x in

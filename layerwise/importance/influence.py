@@ -1,7 +1,8 @@
 """BlockInfluence: how much a layer turns the states that pass through it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from layerwise.importance.fisher import Batches
-from layerwise.models.families import layers_of, pretrained_of
+from layerwise.models.layers import layers_of, pretrained_of, run_layers, stacks_of, state_of
 from layerwise.models.modes import evaluating
 
 
@@ -20,8 +21,8 @@ def block_influence(model: nn.Module, batches: Batches) -> NDArray[np.float64]:
 
     Args:
         model: A supported `transformers` model, or a `Recommender` around one; it is left as it was.
-        batches: Keyword dictionaries for its forward; positions count where `attention_mask` is 1, or everywhere
-            without one.
+        batches: Keyword dictionaries for its forward; positions count where the mask of the layer's stack
+            (`attention_mask`, of a decoder `decoder_attention_mask`) is 1, or everywhere without one.
 
     Returns:
         One value per layer, *num_layers*, in [0, 2], no unit; `nan` if there is no batch.
@@ -30,28 +31,24 @@ def block_influence(model: nn.Module, batches: Batches) -> NDArray[np.float64]:
         Men et al. 2024 (ShortGPT), equation 1.
     """
     pretrained = pretrained_of(model)
-    layers = layers_of(pretrained)
-    totals, positions = torch.zeros(len(layers), dtype=torch.float64), 0
-    counts: Tensor | None = None
+    stacks = [stack for stack, layers in stacks_of(pretrained).items() for _ in layers]
+    similarity = torch.zeros(len(stacks), dtype=torch.float64)
+    positions = torch.zeros(len(stacks), dtype=torch.float64)
+    masks: dict[str, Tensor] = {}
 
-    def watch(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            similarity = nn.functional.cosine_similarity(inputs[0].double(), output.double(), dim=-1)
-            totals[index] += similarity[counts].sum().cpu()
+    def watch(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Any], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+            cosine = nn.functional.cosine_similarity(inputs[0].double(), state_of(output).double(), dim=-1)
+            counts = masks.get(stacks[index].mask, torch.ones_like(cosine)).bool()
+            similarity[index] += cosine[counts].sum().cpu()
+            positions[index] += counts.sum().cpu()
 
         return hook
 
     with ExitStack() as hooks, evaluating(pretrained), torch.inference_mode():
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(layers_of(pretrained)):
             hooks.callback(layer.register_forward_hook(watch(index)).remove)
         for batch in batches:
-            counts = _positions_that_count(batch)
-            pretrained.base_model(**{name: value for name, value in batch.items() if name != "labels"})
-            positions += int(counts.sum())
-    return 1 - (totals / positions).numpy() if positions else np.full(len(layers), np.nan)
-
-
-def _positions_that_count(batch: Mapping[str, Tensor]) -> Tensor:
-    if "attention_mask" in batch:
-        return batch["attention_mask"].bool()
-    return torch.ones_like(batch["input_ids"], dtype=torch.bool)
+            masks = {name: value for name, value in batch.items() if name.endswith("mask")}
+            run_layers(pretrained, batch)
+    return np.where(positions > 0, 1 - (similarity / positions).numpy(), np.nan)

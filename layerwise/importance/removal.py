@@ -1,14 +1,12 @@
 """Removal damage: what really happens to the scores when layers are bypassed. The truth that importances face."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from layerwise.data.arrays import FloatArray, IntArray
-from layerwise.models.families import bypassed, resumed
+from layerwise.models.layers import bypassed, resumed, traced
 from layerwise.models.modes import evaluating
 from layerwise.models.recommender import Recommender
 
@@ -41,10 +39,10 @@ def metric_without_each_layer(
     with evaluating(recommender), torch.inference_mode():
         for rows in _slices(len(histories), batch_size):
             batch = recommender.batch(histories[rows])
-            with _recorded_inputs(recommender) as states:
+            with traced(recommender) as trace:
                 full[rows] = judge(recommender(**batch).cpu().numpy(), rows)
             for index in range(num_layers):
-                with resumed(recommender, index, states[index]):
+                with resumed(recommender, index, trace):
                     without[index, rows] = judge(recommender(**batch).cpu().numpy(), rows)
     return full, without
 
@@ -66,24 +64,3 @@ def metric_without_layers(
 
 def _slices(rows: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
-
-
-class _recorded_inputs:  # noqa: N801 - reads as a statement: `with _recorded_inputs(model) as states:`
-    """Collects the state that enters each layer, in order, during one forward pass inside the block."""
-
-    def __init__(self, recommender: Recommender) -> None:
-        self._layers = recommender.layers
-        self._hooks = ExitStack()
-
-    def __enter__(self) -> list[Tensor]:
-        states: list[Tensor] = []
-
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            states.append(inputs[0])
-
-        for layer in self._layers:
-            self._hooks.callback(layer.register_forward_pre_hook(hook).remove)
-        return states
-
-    def __exit__(self, *_: object) -> None:
-        self._hooks.close()

@@ -31,6 +31,44 @@ def code_digest(*names: str, root: Path = PACKAGE_FOLDER.parent) -> str:
     return digest.hexdigest()
 
 
+def with_imports(*names: str, root: Path = PACKAGE_FOLDER.parent, beside: str = "layerwise.lab") -> tuple[str, ...]:
+    """The modules and all modules of the same package that they import, directly or not.
+
+    Args:
+        names: modules, such as "layerwise.lab.experiments.models".
+        root: folder that holds the top-level package.
+        beside: a package whose modules are not followed: how results are kept does not change them.
+
+    Returns:
+        Names of modules, sorted. Packages' own `__init__` modules are left out: they hold no code here.
+    """
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        waiting += (
+            imported
+            for imported in _imports(name, root)
+            if imported.partition(".")[0] == name.partition(".")[0] and not f"{imported}.".startswith(f"{beside}.")
+        )
+    return tuple(sorted(found))
+
+
+def _imports(name: str, root: Path) -> set[str]:
+    """Modules below `root` that a module's source imports anywhere in it."""
+    (path,) = _sources(name, root)
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {module for module in imported if root.joinpath(*module.split(".")).with_suffix(".py").is_file()}
+
+
 def _sources(name: str, root: Path) -> list[Path]:
     place = root.joinpath(*name.split("."))
     if place.is_dir() and (sources := list(place.rglob("*.py"))):

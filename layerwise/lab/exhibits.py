@@ -1,6 +1,8 @@
 """What stands beside a verdict: checks that the subject is worth judging, and tables of plain numbers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,9 @@ import numpy as np
 from layerwise.compression.compact import layer_parameters
 from layerwise.data.arrays import FloatArray
 from layerwise.data.audit import audit
+from layerwise.lab.experiments import CutQuality, TrainingFree
 from layerwise.lab.study import Study
-from layerwise.statistics import Interval, MeanDifference
+from layerwise.statistics import Interval, MeanDifference, retained
 
 Check = tuple[bool, str]
 LEVEL = 0.95
@@ -23,10 +26,23 @@ def subject_checks(study: Study) -> list[Check]:
     """
     full = study.quality(study.full())["ndcg@10"]
     shallow = study.quality(study.shallow())["ndcg@10"]
+    deeper = MeanDifference(full - shallow, "NDCG@10")
+    return [
+        *floor_checks(study),
+        (
+            deeper.interval(LEVEL).high >= 0,
+            f"the full model must not be shown to be worse than {study.keep} layers from scratch by the same recipe: "
+            f"{full.mean():.4f} against {shallow.mean():.4f}, {_difference(deeper)}",
+        ),
+    ]
+
+
+def floor_checks(study: Study) -> list[Check]:
+    """Right data, enough seeds, and a full model above the best training-free recommender."""
+    full = study.quality(study.full())["ndcg@10"]
     floor_name, floor = best_floor(study)
     facts = audit(study.split)
     above = MeanDifference(full - floor, "NDCG@10")
-    deeper = MeanDifference(full - shallow, "NDCG@10")
     return [
         (facts.is_expected and not facts.seen_targets, f"data: {facts.sentences()[0]}"),
         (
@@ -37,11 +53,6 @@ def subject_checks(study: Study) -> list[Check]:
             above.interval(LEVEL).low > 0,
             f"the full model must beat the best training-free recommender, {floor_name}: "
             f"{full.mean():.4f} against {floor.mean():.4f}, {_difference(above)}",
-        ),
-        (
-            deeper.interval(LEVEL).high >= 0,
-            f"the full model must not be shown to be worse than {study.keep} layers from scratch by the same recipe: "
-            f"{full.mean():.4f} against {shallow.mean():.4f}, {_difference(deeper)}",
         ),
     ]
 
@@ -114,6 +125,55 @@ def quality_figure(study: Study) -> dict[str, Any]:
         "series": [_with_intervals("models", labels, values)],
         "reference": {"label": f"best training-free: {floor_name}", "value": float(floor.mean())},
     }
+
+
+def training_free_table(study: Study) -> dict[str, Any]:
+    """Retention of NDCG@10 after every cut without training, as arguments of `claim.table`."""
+    cuts, rows = study.training_free(), []
+    for cut in (cut for cut in TrainingFree(study.full()[0], study.tier.rules).cuts() if not cut.bridged):
+        bare, bridged = cuts[cut.name], cuts[replace(cut, bridged=True).name]
+        explained = [share for found in bridged for share in found.explained if np.isfinite(share)]
+        kept = Counter(found.kept for found in bare).most_common(1)[0]
+        rows.append(
+            [
+                f"{1 - cut.share:.0%}",
+                cut.by,
+                " ".join(map(str, kept[0])) + (f" (in {kept[1]} of {len(bare)} seeds)" if kept[1] < len(bare) else ""),
+                _retention(study, bare),
+                _retention(study, bridged),
+                f"{np.mean(explained):.2f}" if explained else "-",
+            ]
+        )
+    return {
+        "title": f"{study.subject.family}: share of NDCG@10 kept without training",
+        "columns": ["removed", "chosen by", "kept layers", "bare cut", "with bridges", "R² of the bridges"],
+        "rows": rows,
+    }
+
+
+def training_free_figure(study: Study) -> dict[str, Any]:
+    """Retention against the share removed, one line per rule, as arguments of `claim.figure`."""
+    full, cuts = study.quality(study.full())["ndcg@10"].mean(), study.training_free()
+    lines: dict[str, dict[str, list[Any]]] = {}
+    for cut in TrainingFree(study.full()[0], study.tier.rules).cuts():
+        line = lines.setdefault(f"{cut.by}{', bridged' if cut.bridged else ''}", {"x": [], "y": []})
+        line["x"].append(f"{1 - cut.share:.0%}")
+        line["y"].append(float(100 * np.mean([found.ndcg for found in cuts[cut.name]]) / full))
+    return {
+        "name": f"training-free-{study.subject.family}",
+        "kind": "points",
+        "title": f"{study.subject.family}: NDCG@10 kept without training",
+        "x_label": "layers removed",
+        "y_label": "NDCG@10, % of the full model",
+        "series": [{"label": label, **line} for label, line in lines.items()],
+        "reference": {"label": "full model", "value": 100.0},
+    }
+
+
+def _retention(study: Study, cuts: Sequence[CutQuality]) -> str:
+    kept = retained(np.stack([cut.ndcg for cut in cuts]), study.quality(study.full())["ndcg@10"], "NDCG@10")
+    interval = kept.interval(LEVEL)
+    return f"{100 * kept.estimate:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
 def damage_figure(study: Study) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One tier's models and their measurements, over its seeds, in the arrays that effects are made of."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,7 @@ from layerwise.data.splits import Split
 from layerwise.lab.experiments import (
     FLOOR,
     CompactModel,
+    CutQuality,
     Damage,
     Experiment,
     FloorQuality,
@@ -21,6 +22,7 @@ from layerwise.lab.experiments import (
     Quality,
     RemovalDamage,
     ScratchModel,
+    TrainingFree,
 )
 from layerwise.lab.lab import Lab
 from layerwise.lab.tiers import Subject, Tier
@@ -48,6 +50,10 @@ class Study:
         """Dataset, family and recipes."""
         return self.tier.subject
 
+    def of(self, family: str) -> "Study":
+        """The same study of another architecture."""
+        return replace(self, tier=replace(self.tier, subject=self.tier.subject_of(family)))
+
     @property
     def depth(self) -> int:
         """Layers of the full model."""
@@ -73,7 +79,7 @@ class Study:
 
     def compact(self, by: str | None = None) -> list[CompactModel]:
         """Untrained compact models; by the tier's method unless another one is named."""
-        return [CompactModel(full, by or self.tier.selected_by, self.keep) for full in self.full()]
+        return [CompactModel(full, by or self.tier.selected_by, self.tier.kept) for full in self.full()]
 
     def healed(self) -> list[HealedModel]:
         """Healed compact models."""
@@ -104,6 +110,13 @@ class Study:
         self.prepare(wanted)
         return [self.lab.get(damage) for damage in wanted]
 
+    def training_free(self) -> dict[str, list[CutQuality]]:
+        """NDCG@10 of every cut without training, by the name of the cut, one per seed."""
+        wanted = [TrainingFree(full, self.tier.rules) for full in self.full()]
+        self.prepare(wanted)
+        by_seed = [self.lab.get(cuts) for cuts in wanted]
+        return {name: [cuts[name] for cuts in by_seed] for name in by_seed[0]}
+
     def model(self, model: Model) -> Recommender:
         """The model itself."""
         self.prepare([model])
@@ -118,7 +131,10 @@ class Study:
     def everything(self) -> list[Experiment]:  # type: ignore[type-arg]
         """All results that the tier's claims read, the longest first."""
         rules = [Quality(compact) for by in ("first", "uniform", "random") for compact in self.compact(by)]
+        of_families = [full for family in self.tier.families for full in self.of(family).full()]
         return [
+            *(TrainingFree(full, self.tier.rules) for full in of_families),
+            *(Quality(full) for full in of_families),
             *(Quality(full) for full in self.full()),
             *(Quality(shallow) for shallow in self.shallow()),
             *(Quality(healed) for healed in self.healed()),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from layerwise.compression.distill import HEALING, Distillation
-from layerwise.models.families import Shape
+from layerwise.models.families import FAMILIES, Shape
 from layerwise.models.training import Recipe
 
 
@@ -44,6 +44,8 @@ class Tier:
         seeds: One independent training each; claims about a method need at least five.
         kept: Share of the layers that the compact model keeps.
         selected_by: Method that chooses the kept layers.
+        families: Those whose compact models are judged without any training, with every rule of `rules`.
+        rules: Ways to choose the kept layers that are compared there.
     """
 
     name: str
@@ -51,45 +53,48 @@ class Tier:
     seeds: tuple[int, ...]
     kept: float
     selected_by: str
+    families: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ("first", "uniform", "empirical-fisher", "block-influence")
 
+    def subject_of(self, family: str) -> Subject:
+        """The same sizes and data with another architecture; families that learn from fewer targets train longer."""
+        training = replace(self.subject.training, epochs=EPOCHS.get(family, self.subject.training.epochs))
+        return replace(self.subject, family=family, training=training)
+
+
+# A cloze and a split sequence have fewer targets per window than a causal model, which predicts at every position.
+EPOCHS = {"bert": 60, "t5": 60}
 
 # A low rate, reached late, spreads the work over the layers: at twice the rate with a short warm-up the first two of
 # eight did all of it, and cutting the others was free. Attention without dropout is 15 % faster on a CPU.
 DEEP = Recipe(epochs=36, learning_rate=1e-3, warmup=0.3, batch_size=32, weight_decay=0.1, dropout=0.2, evaluate_every=4)
 
+SUBJECT = Subject(
+    dataset="ml-100k",
+    test_targets=5,
+    family="llama",
+    shape=Shape(num_layers=8, hidden=64, intermediate=172, num_heads=2),
+    max_length=50,
+    attention_dropout=0.0,
+    training=DEEP,
+    healing=replace(HEALING, epochs=10),
+    distillation=Distillation(),
+)
+
 TIERS = {
     "quick": Tier(
         name="quick",
-        subject=Subject(
-            dataset="ml-100k",
-            test_targets=5,
-            family="llama",
-            shape=Shape(num_layers=8, hidden=64, intermediate=172, num_heads=2),
-            max_length=50,
-            attention_dropout=0.0,
-            training=replace(DEEP, epochs=36),
-            healing=replace(HEALING, epochs=10),
-            distillation=Distillation(),
-        ),
+        subject=SUBJECT,
         seeds=(0, 1, 2, 3, 4),
         kept=0.25,
         selected_by="empirical-fisher",
     ),
     "standard": Tier(
         name="standard",
-        subject=Subject(
-            dataset="ml-100k",
-            test_targets=5,
-            family="llama",
-            shape=Shape(num_layers=12, hidden=64, intermediate=172, num_heads=2),
-            max_length=100,
-            attention_dropout=0.0,
-            training=replace(DEEP, epochs=60),
-            healing=replace(HEALING, epochs=20),
-            distillation=Distillation(),
-        ),
+        subject=SUBJECT,
         seeds=(0, 1, 2, 3, 4),
         kept=0.25,
         selected_by="empirical-fisher",
+        families=tuple(FAMILIES),
     ),
 }

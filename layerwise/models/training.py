@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.data.arrays import IntArray
-from layerwise.models.recommender import Recommender
+from layerwise.models.recommender import Recommender, Windows
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,6 @@ class Recipe:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
 
-@dataclass(frozen=True)
-class Windows:
-    """A batch of training windows: everything a loss may look at.
-
-    Attributes:
-        tokens: *batch x length*, inputs of the model.
-        valid: *batch x length*, true where there is a next item.
-        items: *num_targets*, the next items, in the order of `valid`.
-    """
-
-    tokens: Tensor
-    valid: Tensor
-    items: Tensor
-
-
 Loss = Callable[[Recommender, Tensor, Windows], Tensor]
 """From the recommender, its states at the valid positions (*num_targets x hidden*) and the windows to a scalar."""
 
@@ -100,7 +85,7 @@ class TrainingDivergedError(ArithmeticError):
 
 def next_item_loss(recommender: Recommender, states: Tensor, windows: Windows) -> Tensor:
     """Mean cross-entropy of the next item over the whole catalogue, in nats."""
-    return nn.functional.cross_entropy(states @ recommender.item_matrix.T, windows.items)
+    return nn.functional.cross_entropy(recommender.item_scores(states), windows.items)
 
 
 def train(
@@ -159,21 +144,13 @@ def train(
 def _windows(
     recommender: Recommender, sequences: Sequence[IntArray], batch_size: int, rng: np.random.Generator
 ) -> Iterator[Windows]:
-    """One random window of every user, in random order, as batches of tokens and their next items."""
-    size = recommender.max_length + 1
+    """One random window of every user, in random order, in batches of nearly equal size."""
     for rows in np.array_split(rng.permutation(len(sequences)), -(-len(sequences) // batch_size)):
-        crops = []
-        for row in rows:
-            sequence = sequences[row]
-            end = len(sequence) if len(sequence) <= size else rng.integers(size, len(sequence) + 1)
-            crops.append(sequence[max(0, end - size) : end])
-        tokens = recommender.pad(crops, length=max(len(crop) for crop in crops))
-        valid = tokens[:, 1:] != recommender.num_items
-        yield Windows(tokens[:, :-1], valid, tokens[:, 1:][valid])
+        yield recommender.windows([sequences[row] for row in rows], rng)
 
 
 def _step(student: Recommender, batch: Windows, loss: Loss, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
-    states = student.states(batch.tokens, embedding_dropout=recipe.dropout)[batch.valid]
+    states = student.states(batch.inputs, embedding_dropout=recipe.dropout)[batch.valid]
     states = nn.functional.dropout(states, recipe.dropout)
     value = loss(student, states, batch)
     _finite(value.item(), "training loss")

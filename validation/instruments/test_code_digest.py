@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from layerwise.lab.code import code_digest
+from layerwise.lab.code import code_digest, with_imports
 
 SOURCE = '''"""Adds."""
 
@@ -127,3 +127,46 @@ def test_source_that_does_not_parse_is_named(package: Path) -> None:
 
 def test_own_package_is_found_without_a_root() -> None:
     assert code_digest("layerwise.lab") != code_digest("layerwise.lab.code")
+
+
+def test_imports_are_followed_but_not_into_the_lab(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "top/lab/experiments/one.py",
+        "from top.models.net import Net\nfrom top.lab.store import put\nimport numpy\n",
+    )
+    write(tmp_path, "top/models/net.py", "from top.models import parts\nimport top.data.table as table\n")
+    write(
+        tmp_path,
+        "top/models/parts.py",
+        "from .. import nothing_of_ours\n\ndef late():\n    from top.data import rare\n",
+    )
+    for leaf in ("top/data/table.py", "top/data/rare.py", "top/data/unused.py", "top/lab/store.py"):
+        write(tmp_path, leaf, "")
+
+    assert with_imports("top.lab.experiments.one", root=tmp_path, beside="top.lab") == (
+        "top.data.rare",
+        "top.data.table",
+        "top.lab.experiments.one",
+        "top.models.net",
+        "top.models.parts",
+    )
+
+
+def test_modules_that_import_each_other_end_the_search(tmp_path: Path) -> None:
+    write(tmp_path, "top/a.py", "import top.b\n")
+    write(tmp_path, "top/b.py", "import top.a\n")
+
+    assert with_imports("top.a", root=tmp_path) == ("top.a", "top.b")
+
+
+def test_training_depends_on_what_it_runs_and_on_nothing_else() -> None:
+    found = with_imports("layerwise.lab.experiments.models")
+
+    assert {"layerwise.models.families", "layerwise.models.training", "layerwise.evaluation.ranking"} <= set(found)
+    assert not [name for name in found if name.startswith(("layerwise.compression", "layerwise.importance"))]
+
+
+def write(root: Path, name: str, text: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)

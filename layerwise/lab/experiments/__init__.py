@@ -9,11 +9,14 @@ from layerwise.lab.experiments.damage import Damage, RemovalDamage
 from layerwise.lab.experiments.models import Model, ScratchModel
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
 from layerwise.lab.experiments.scores import LayerScores
+from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFree
 
 __all__ = [
     "FLOOR",
     "Bench",
     "CompactModel",
+    "Cut",
+    "CutQuality",
     "Damage",
     "Experiment",
     "FloorQuality",
@@ -24,8 +27,9 @@ __all__ = [
     "RemovalDamage",
     "Report",
     "ScratchModel",
+    "TrainingFree",
     "closure",
 ]
 
-for _kind in (CompactModel, FloorQuality, HealedModel, LayerScores, Quality, RemovalDamage, ScratchModel):
+for _kind in (CompactModel, FloorQuality, HealedModel, LayerScores, Quality, RemovalDamage, ScratchModel, TrainingFree):
     _kind.code_digest()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 
 from layerwise.data.splits import Split
-from layerwise.lab.code import code_digest
+from layerwise.lab.code import code_digest, with_imports
 from layerwise.lab.tiers import Subject
 
 Result = TypeVar("Result")
@@ -42,7 +42,7 @@ class Experiment(ABC, Generic[Result]):
     Attributes:
         of: What it is made from: another experiment, or the subject where it starts from the data.
         kind: Its folder in the store.
-        code: Modules that it runs itself.
+        code: Modules that it runs itself, to which what they import is added.
     """
 
     of: Any  # a Subject or an Experiment; each kind says which
@@ -81,13 +81,13 @@ class Experiment(ABC, Generic[Result]):
 
     @classmethod
     def code_digest(cls) -> str:
-        """sha256 of the modules that the experiment runs; taken when the package is imported, see `__init__`."""
+        """sha256 of the modules that it runs and what they import; taken at import of the package, see `__init__`."""
         return _digest(cls.code)
 
 
 @lru_cache
 def _digest(modules: tuple[str, ...]) -> str:
-    return code_digest(*modules)
+    return code_digest(*with_imports(*modules))
 
 
 def closure(experiments: Sequence[Experiment[Any]]) -> list[Experiment[Any]]:

@@ -8,29 +8,30 @@ import numpy as np
 
 from layerwise.compression.compact import compact_model
 from layerwise.compression.distill import heal
-from layerwise.compression.selection import select_first, select_layers, select_random, select_uniform
+from layerwise.compression.selection import (
+    number_to_keep,
+    select_first,
+    select_layers,
+    select_random,
+    select_uniform,
+    select_within,
+)
 from layerwise.lab.experiments.base import Bench, Experiment, Report
 from layerwise.lab.experiments.models import Model, ScratchModel, save_model, training_course, training_report
 from layerwise.lab.experiments.scores import LayerScores
+from layerwise.models.layers import stacks_of
 
-CODE = (
-    "layerwise.data",
-    "layerwise.models",
-    "layerwise.evaluation.ranking",
-    "layerwise.evaluation.quality",
-    "layerwise.compression",
-    "layerwise.lab.experiments.compact",
-)
+CODE = ("layerwise.lab.experiments.compact",)
 RULES = ("first", "uniform", "random")
 
 
 @dataclass(frozen=True)
 class CompactModel(Model):
-    """A full model cut down to `keep` layers, without any training."""
+    """A full model cut down to a share of its layers, without any training."""
 
     of: ScratchModel
     by: str
-    keep: int
+    share: float
     kind: ClassVar[str] = "compact"
     code: ClassVar[tuple[str, ...]] = CODE
 
@@ -42,24 +43,39 @@ class CompactModel(Model):
     def needs(self) -> tuple[Experiment[Any], ...]:
         return (self.of,) if self.by in RULES else (self.of, LayerScores(self.of, self.by))
 
+    @property
+    def keep(self) -> int:
+        """Rough number of kept layers."""
+        return number_to_keep(self.of.num_layers, self.share)
+
     def describe(self) -> str:
-        return f"{self.keep} of {self.of.num_layers} layers by {self.by}, seed {self.seed}"
+        return (
+            f"{self.subject.family} with {self.share:.0%} of {self.of.num_layers} layers by {self.by}, seed {self.seed}"
+        )
 
     def make(self, lab: Bench, folder: Path, report: Report) -> None:
-        kept = self._kept(lab)
+        kept = kept_layers(lab, self.of, self.by, self.share)
         save_model(compact_model(lab.get(self.of), kept), folder, kept_layers=kept)
 
-    def _kept(self, lab: Bench) -> tuple[int, ...]:
-        depth = self.of.num_layers
-        match self.by:
+
+def kept_layers(lab: Bench, full: ScratchModel, by: str, share: float) -> tuple[int, ...]:
+    """The layers of a full model that a rule or an importance keeps, counted through all stacks."""
+    depths = [len(layers) for layers in stacks_of(lab.get(full)).values()]
+    rng = np.random.default_rng(full.seed)
+
+    def select(place: slice, keep: int) -> tuple[int, ...]:
+        depth = place.stop - place.start
+        match by:
             case "first":
-                return select_first(depth, self.keep)
+                return select_first(depth, keep)
             case "uniform":
-                return select_uniform(depth, self.keep)
+                return select_uniform(depth, keep)
             case "random":
-                return select_random(depth, self.keep, np.random.default_rng(self.seed))
+                return select_random(depth, keep, rng)
             case method:
-                return select_layers(lab.get(LayerScores(self.of, method)), self.keep)
+                return select_layers(lab.get(LayerScores(full, method))[place], keep)
+
+    return select_within(depths, share, select)
 
 
 @dataclass(frozen=True)

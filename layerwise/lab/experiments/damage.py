@@ -44,13 +44,7 @@ class RemovalDamage(Experiment[Damage]):
     of: ScratchModel
     band_share: float = 0.3
     kind: ClassVar[str] = "damage"
-    code: ClassVar[tuple[str, ...]] = (
-        "layerwise.data",
-        "layerwise.models",
-        "layerwise.evaluation.ranking",
-        "layerwise.importance",
-        "layerwise.lab.experiments.damage",
-    )
+    code: ClassVar[tuple[str, ...]] = ("layerwise.lab.experiments.damage",)
 
     def effort(self) -> float:
         return 1.5 * self.of.num_layers**2 / 2

@@ -12,14 +12,6 @@ from layerwise.lab.tiers import Subject
 from layerwise.models.recommender import Recommender, build_recommender
 from layerwise.models.training import Progress, Trained, train
 
-TRAINING_CODE = (
-    "layerwise.data",
-    "layerwise.models",
-    "layerwise.evaluation.ranking",
-    "layerwise.evaluation.quality",
-    "layerwise.lab.experiments.models",
-)
-
 
 class Model(Experiment[Recommender]):
     """An experiment whose result is a recommender, kept as a plain checkpoint with the course of its training."""
@@ -63,7 +55,7 @@ class ScratchModel(Model):
     seed: int
     num_layers: int
     kind: ClassVar[str] = "model"
-    code: ClassVar[tuple[str, ...]] = TRAINING_CODE
+    code: ClassVar[tuple[str, ...]] = ("layerwise.lab.experiments.models",)
 
     def effort(self) -> float:
         return float((self.num_layers + 1) * self.of.training.epochs)

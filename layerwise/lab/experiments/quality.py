@@ -18,14 +18,7 @@ from layerwise.lab.experiments.models import ScratchModel
 from layerwise.lab.store import read_arrays, write_arrays
 from layerwise.lab.tiers import Subject
 
-CODE = (
-    "layerwise.data",
-    "layerwise.models",
-    "layerwise.evaluation.classic",
-    "layerwise.evaluation.ranking",
-    "layerwise.evaluation.quality",
-    "layerwise.lab.experiments.quality",
-)
+CODE = ("layerwise.lab.experiments.quality",)
 
 
 @dataclass(frozen=True)

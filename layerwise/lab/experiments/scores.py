@@ -18,12 +18,7 @@ class LayerScores(Experiment[FloatArray]):
     of: ScratchModel
     method: str
     kind: ClassVar[str] = "layer-scores"
-    code: ClassVar[tuple[str, ...]] = (
-        "layerwise.data",
-        "layerwise.models",
-        "layerwise.importance",
-        "layerwise.lab.experiments.scores",
-    )
+    code: ClassVar[tuple[str, ...]] = ("layerwise.lab.experiments.scores",)
 
     def effort(self) -> float:
         return 2.0 * self.of.num_layers
