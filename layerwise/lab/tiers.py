@@ -63,7 +63,7 @@ class Tier:
 
 
 # A cloze and a split sequence have fewer targets per window than a causal model, which predicts at every position.
-EPOCHS = {"bert": 60, "t5": 60}
+EPOCHS = {"bert": 48, "t5": 48}
 
 # A low rate, reached late, spreads the work over the layers: at twice the rate with a short warm-up the first two of
 # eight did all of it, and cutting the others was free. Attention without dropout is 15 % faster on a CPU.

@@ -14,7 +14,8 @@ from layerwise.evaluation.ranking import ranking_metrics
 from layerwise.importance.fisher import fisher_information
 from layerwise.importance.influence import block_influence
 from layerwise.importance.removal import metric_without_each_layer, metric_without_layers
-from layerwise.models.families import Shape, layers_of
+from layerwise.models.families import FAMILIES, Shape
+from layerwise.models.layers import layers_of
 from layerwise.models.recommender import build_recommender
 from layerwise.models.training import Recipe, train
 
@@ -23,9 +24,9 @@ NUM_ITEMS, MAX_LENGTH, LENGTH = 2 * RING, 6, 9
 RECIPE = Recipe(epochs=60, learning_rate=1e-2, batch_size=16, dropout=0.0, evaluate_every=10)
 
 
-def made(num_layers, seed=0):
+def made(num_layers, seed=0, family="llama"):
     shape = Shape(num_layers, hidden=16, intermediate=32, num_heads=2)
-    return build_recommender("llama", NUM_ITEMS, MAX_LENGTH, shape, seed)
+    return build_recommender(family, NUM_ITEMS, MAX_LENGTH, shape, seed)
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +55,32 @@ def ndcg(split):
 # Negative controls: the cut is free
 
 
-@pytest.fixture
-def planted():
-    """Five layers, large weights; layers 1 and 3 compute, but write nothing to the residual stream."""
-    recommender = made(5)
+WRITERS = {  # what writes to the residual stream; BERT normalises it in every layer, so none hands on its input
+    "llama": ("o_proj", "down_proj"),
+    "qwen3": ("o_proj", "down_proj"),
+    "gpt2": ("c_proj",),
+    "t5": ("SelfAttention.o", "EncDecAttention.o", "wo"),
+}
+
+
+@pytest.fixture(params=WRITERS)
+def planted(request):
+    """Five layers (T5: 3 + 2), large weights; layers 1 and 3 compute, but write nothing to the residual stream."""
+    recommender, random = made(5, family=request.param), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in recommender.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(10)
+                parameter.normal_(std=0.2, generator=random)
         for index in (1, 3):
-            recommender.layers[index].self_attn.o_proj.weight.zero_()
-            recommender.layers[index].mlp.down_proj.weight.zero_()
+            for name, module in recommender.layers[index].named_modules():
+                if name.endswith(WRITERS[request.param]):
+                    for parameter in module.parameters():
+                        parameter.zero_()
     return recommender
+
+
+def test_every_family_that_can_have_identity_layers_is_planted():
+    assert set(WRITERS) == set(FAMILIES) - {"bert"}
 
 
 def test_cutting_planted_identity_layers_is_exactly_free(planted, split):
@@ -99,8 +114,12 @@ def test_fisher_of_a_planted_identity_layer_is_not_zero(planted, split):
     assert (fisher > 0).all()
 
 
+@pytest.mark.parametrize("planted", ["llama", "qwen3", "t5"], indirect=True)
 def test_all_instruments_say_zero_for_a_dead_layer(planted, split):
-    """Every weight of layer 3 is zero, so that nothing goes out of it and no gradient comes in."""
+    """Every weight of layer 3 is zero, so that nothing goes out of it and no gradient comes in.
+
+    (GPT-2's layers end in a bias, which has a gradient also where all weights are zero.)
+    """
     with torch.no_grad():
         for parameter in planted.layers[3].parameters():
             parameter.zero_()

@@ -12,7 +12,7 @@ from layerwise.compression.distill import Distillation, distillation_loss, heal
 from layerwise.data.interactions import Interactions
 from layerwise.data.splits import leave_one_out
 from layerwise.evaluation.quality import validation_ndcg
-from layerwise.models.families import Shape
+from layerwise.models.families import FAMILIES, Shape
 from layerwise.models.recommender import build_recommender
 from layerwise.models.training import Recipe, TrainingDivergedError, Windows, next_item_loss, train
 
@@ -20,22 +20,25 @@ NUM_ITEMS, MAX_LENGTH = 10, 6
 RECIPE = Recipe(epochs=2, learning_rate=1e-2, batch_size=8, evaluate_every=1)
 
 
-def made(seed=0, num_items=NUM_ITEMS, attention_dropout=0.0):
+def made(seed=0, num_items=NUM_ITEMS, attention_dropout=0.0, family="llama"):
+    """Recommender whose distributions are far from uniform, also through the bias of the output, if it has one."""
     shape = Shape(num_layers=2, hidden=16, intermediate=24, num_heads=2)
-    recommender = build_recommender("llama", num_items, MAX_LENGTH, shape, seed, attention_dropout)
+    recommender = build_recommender(family, num_items, MAX_LENGTH, shape, seed, attention_dropout)
+    head, random = recommender.model.get_output_embeddings(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        recommender.model.get_input_embeddings().weight.mul_(20)  # distributions far from uniform
+        for parameter in head.parameters():
+            parameter.normal_(std=0.4, generator=random)
     return recommender
 
 
 def windows_of(recommender):
-    tokens = torch.tensor([[0, 1, 2, 3], [5, 4, NUM_ITEMS, NUM_ITEMS], [7, 9, 1, NUM_ITEMS]])
-    valid = tokens[:, 1:] != recommender.num_items
-    return Windows(tokens[:, :-1], valid, tokens[:, 1:][valid])
+    """One window of each of three users, of different length."""
+    sequences = [np.array([0, 1, 2, 3]), np.array([5, 4]), np.array([7, 9, 1])]
+    return recommender.windows(sequences, np.random.default_rng(0))
 
 
 def states_of(recommender, windows):
-    return recommender.states(windows.tokens)[windows.valid]
+    return recommender.states(windows.inputs)[windows.valid]
 
 
 def weights_of(recommender):
@@ -50,21 +53,24 @@ def split():
 
 
 class Fixed(nn.Module):
-    """Recommender of two items whose scores at every position are given."""
+    """Recommender of two items whose scores at every position are given, the half of them as a bias."""
 
     def __init__(self, *scores):
         super().__init__()
-        self.given, self.item_matrix = torch.tensor(scores), torch.eye(2)
+        self.half = torch.tensor(scores) / 2
 
-    def states(self, tokens):
-        return self.given.expand(*tokens.shape, 2)
+    def states(self, inputs):
+        return self.half.expand(*inputs["input_ids"].shape, 2)
+
+    def item_scores(self, states):
+        return states + self.half
 
 
 def two_item_loss(distillation, positions=1):
     """Teacher says 3/4 and 1/4, student says 1/2 and 1/2; the second item came."""
     teacher, student = Fixed(math.log(3), 0.0), Fixed(0.0, 0.0)
     windows = Windows(
-        torch.zeros(1, positions, dtype=torch.long),
+        {"input_ids": torch.zeros(1, positions, dtype=torch.long)},
         torch.ones(1, positions, dtype=torch.bool),
         torch.ones(positions, dtype=torch.long),
     )
@@ -91,6 +97,47 @@ def test_weight_is_the_teachers_share():
 
     assert plain == pytest.approx(np.log(2), rel=1e-6)
     assert two_item_loss(Distillation(0.3, temperature=2)) == pytest.approx(0.7 * plain + 0.3 * alone, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_of_every_family_from_the_logits_of_transformers(family):
+    """Both sides with everything that their heads add; special tokens are left out of both distributions."""
+    student, teacher = (made(seed, family=family).eval() for seed in (0, 1))
+    windows = windows_of(student)
+    loss = distillation_loss(teacher, Distillation(0.3, temperature=2))
+    with torch.no_grad():
+        found = loss(student, states_of(student, windows), windows).item()
+        logits = [m.model(**windows.inputs).logits[windows.valid][:, :NUM_ITEMS].double() for m in (student, teacher)]
+    observed = -logits[0].log_softmax(-1)[torch.arange(len(windows.items)), windows.items].mean()
+    told, wanted = ((of / 2).softmax(-1) for of in logits)
+    divergence = (wanted * (wanted / told).log()).sum(-1).mean()
+
+    assert divergence > 0.01
+    assert found == pytest.approx((0.7 * observed + 0.3 * 4 * divergence).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_bias_of_the_output_is_heard_on_both_sides(side):
+    pair = {"student": made(0, family="bert").eval(), "teacher": made(0, family="bert").eval()}
+    loss = distillation_loss(pair["teacher"], Distillation(weight=1))
+    windows = windows_of(pair["student"])
+    same = loss(pair["student"], states_of(pair["student"], windows), windows).item()
+    with torch.no_grad():
+        pair[side].model.get_output_embeddings().bias[2] += 2
+
+    assert same == pytest.approx(0, abs=1e-6)
+    assert loss(pair["student"], states_of(pair["student"], windows), windows).item() > 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compact_model_of_every_family_can_be_healed(family, split):
+    teacher = made(family=family)
+    compact = compact_model(teacher, {"encoder": (0,), "decoder": (0,)} if family == "t5" else (1,))
+    healed = heal(compact, teacher, split, RECIPE, seed=0).recommender
+
+    assert len(healed.layers) == len(compact.layers)
+    assert not torch.equal(weights_of(healed), weights_of(compact))
+    assert all(np.isfinite(healed.scores(split.train_sequences())).ravel())
 
 
 def test_weight_zero_is_the_plain_next_item_loss():

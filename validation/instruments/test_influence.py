@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from layerwise.importance.influence import block_influence
 from layerwise.importance.scores import layer_scores
-from layerwise.models.families import Shape, layers_of
+from layerwise.models.families import FAMILIES, Shape
+from layerwise.models.layers import layers_of, traced
 from layerwise.models.recommender import build_recommender
 
 NUM_LAYERS, HIDDEN, VOCABULARY = 4, 16, 30
@@ -43,11 +44,21 @@ class Turn(nn.Module):
         super().__init__()
         self.angles, self.scale = torch.tensor(angles), scale
 
-    def forward(self, hidden, **_):
+    def turned(self, hidden):
         even, odd = hidden[..., ::2], hidden[..., 1::2]
         cos, sin = self.angles.cos()[:, None], self.angles.sin()[:, None]
         turned = torch.stack([cos * even - sin * odd, sin * even + cos * odd], dim=-1).flatten(-2)
         return self.scale * turned
+
+    def forward(self, hidden, *_, **__):
+        return self.turned(hidden)
+
+
+class TurnOfT5(Turn):
+    """The same, returned as T5's layers do: with position biases."""
+
+    def forward(self, hidden, *_, **__):
+        return self.turned(hidden), None, None
 
 
 @pytest.fixture
@@ -76,6 +87,26 @@ def test_padding_is_not_counted(turning):
     found = block_influence(turning, [{"input_ids": TOKENS, "attention_mask": mask}])
 
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_encoder_counts_by_its_mask_and_decoder_by_its_own():
+    """Two encoder layers over three positions, two decoder layers over two."""
+    pi, model = torch.pi, build_recommender("t5", VOCABULARY, 6, Shape(NUM_LAYERS, HIDDEN, 24, 2), seed=0).model
+    model.encoder.block = nn.ModuleList([TurnOfT5(pi, pi / 2, 0.0), TurnOfT5(0.0, 0.0, 0.0)])
+    model.decoder.block = nn.ModuleList([TurnOfT5(pi / 3, pi), TurnOfT5(pi / 2, 0.0)])
+    batch = {
+        "input_ids": TOKENS,
+        "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
+        "decoder_input_ids": TOKENS[:, :2],
+        "decoder_attention_mask": torch.tensor([[1, 0], [1, 1]]),
+    }
+    encoder = [1 - (2 * -1 + 2 * 0 + 1) / 5, 0]
+
+    decoder = [1 - (2 * 1 / 2 - 1) / 3, 1 - (2 * 0 + 1) / 3]
+    np.testing.assert_allclose(block_influence(model, [batch]), [*encoder, *decoder], atol=1e-6)
+    del batch["decoder_attention_mask"]
+    decoder = [1 - (2 * 1 / 2 - 2) / 4, 1 - (2 * 0 + 2) / 4]  # without one, every position counts
+    np.testing.assert_allclose(block_influence(model, [batch]), [*encoder, *decoder], atol=1e-6)
 
 
 def test_every_position_weighs_the_same_in_whichever_batch_it_stands(turning):
@@ -127,6 +158,72 @@ def test_states_are_taken_at_the_layers_and_not_after_the_final_norm():
     assert abs(found[-1] - from_tuple[-1]) > 0.01
 
 
+def large(family):
+    """Recommender whose layers all turn their states."""
+    recommender = build_recommender(family, VOCABULARY - 1, 6, Shape(NUM_LAYERS, HIDDEN, 24, 2), seed=0)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in recommender.named_parameters():
+            if parameter.ndim > 1 or name.endswith("bias"):
+                parameter.normal_(std=0.2, generator=random)
+    return recommender
+
+
+def slowly(recommender, batch):
+    """Position by position, from the states of one example at a time that was never padded."""
+    similarities = [[] for _ in recommender.layers]
+    for row in range(len(batch["input_ids"])):
+        length = batch["attention_mask"][row].sum()
+        one = {"input_ids": batch["input_ids"][row : row + 1, :length]}
+        if "decoder_input_ids" in batch:
+            length = batch["decoder_attention_mask"][row].sum()
+            one["decoder_input_ids"] = batch["decoder_input_ids"][row : row + 1, :length]
+        with torch.no_grad(), traced(recommender.model) as trace:
+            recommender.model.eval()(**one)
+        for layer, states in enumerate(zip(trace.inputs, trace.outputs, strict=True)):
+            before, after = (state[0].double().numpy() for state in states)
+            similarities[layer] += [cosine(b, a) for b, a in zip(before, after, strict=True)]
+    return [1 - np.mean(values) for values in similarities]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_equals_the_slow_way_and_padding_is_not_counted(family):
+    recommender, lengths = large(family), torch.tensor([3, 6, 5])
+    places = torch.arange(6)[None]
+    batch = {
+        "input_ids": (3 * lengths[:, None] + 2 * places) % 20,
+        "attention_mask": (places < lengths[:, None]).long(),
+    }
+    if family == "t5":
+        targets = torch.tensor([[2], [1], [4]])
+        batch["decoder_input_ids"] = (5 * targets + places[:, :4]) % 20
+        batch["decoder_attention_mask"] = (places[:, :4] < targets).long()
+    expected = slowly(recommender, batch)
+
+    assert min(expected) > 0.005
+    np.testing.assert_allclose(block_influence(recommender, [batch]), expected, rtol=1e-5)
+    halves = [{name: tensor[part] for name, tensor in batch.items()} for part in (slice(0, 1), slice(1, 3))]
+    np.testing.assert_allclose(block_influence(recommender, halves), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_classifier_of_every_family_is_scored_as_its_base_model(family):
+    """The batches that Fisher information takes; T5 makes its decoder's tokens from the encoder's."""
+    base = large(family).model
+    end = 29  # a token that stands once in every row, at the end
+    config = type(base.config)(**base.config.to_dict() | {"eos_token_id": end, "num_labels": 3})
+    classifier = AutoModelForSequenceClassification.from_config(config)
+    classifier.base_model.load_state_dict(base.base_model.state_dict(), strict=False)
+    tokens = torch.tensor([[1, 2, 3, end], [4, 5, 6, end]])
+    expected = {"input_ids": tokens}
+    if family == "t5":
+        start = torch.full((2, 1), config.decoder_start_token_id)
+        expected["decoder_input_ids"] = torch.cat([start, tokens[:, :-1]], dim=1)
+    found = block_influence(classifier, [{"input_ids": tokens, "labels": torch.tensor([0, 2])}])
+
+    np.testing.assert_allclose(found, block_influence(base, [expected]), rtol=1e-5)
+
+
 @pytest.mark.parametrize("extra", [0, 3])
 def test_padding_on_the_right_changes_nothing(extra):
     model, lengths = made(), [3, 7, 5]
@@ -168,10 +265,12 @@ def test_embedded_inputs_with_a_mask_need_no_tokens():
     np.testing.assert_allclose(found, block_influence(model, [{"input_ids": TOKENS, "attention_mask": mask}]))
 
 
-def test_recommender_is_scored_on_the_batches_it_makes():
-    recommender = build_recommender("llama", VOCABULARY - 1, 6, Shape(NUM_LAYERS, HIDDEN, 24, 2), seed=0)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recommender_is_scored_on_the_batches_it_makes(family):
+    recommender = large(family)
     batches = recommender.labelled_batches([np.array([1, 2, 3]), np.arange(9)])
     found = layer_scores(recommender, batches, "block-influence")
 
     assert found.shape == (len(layers_of(recommender)),)
+    assert (found > 0).all()
     np.testing.assert_array_equal(found, block_influence(recommender.model, batches))

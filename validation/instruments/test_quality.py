@@ -9,7 +9,7 @@ from layerwise.evaluation import quality
 from layerwise.evaluation.classic import Ease, ItemKNN, Markov, Popularity
 from layerwise.evaluation.quality import target_metrics, validation_ndcg
 from layerwise.evaluation.ranking import mean_by_user
-from layerwise.models.families import Shape
+from layerwise.models.families import FAMILIES, Shape
 from layerwise.models.recommender import build_recommender
 
 NUM_USERS, NUM_ITEMS, LENGTH = 9, 15, 10
@@ -27,7 +27,7 @@ def split():
 def scorers(split):
     sequences, num_items = split.train_sequences(), split.table.num_items
     fitted = [model.fit(sequences, num_items) for model in (Popularity(), Markov(), ItemKNN(), Ease())]
-    return [*fitted, build_recommender("llama", num_items, 6, Shape(2, 16, 24, 2), seed=0)]
+    return [*fitted, *(build_recommender(family, num_items, 6, Shape(2, 16, 24, 2), seed=0) for family in FAMILIES)]
 
 
 def ndcg_by_hand(scorer, split, position, k):
@@ -43,7 +43,7 @@ def ndcg_by_hand(scorer, split, position, k):
     return np.mean([1 / np.log2(rank + 1) if rank <= k else 0 for rank in ranks])
 
 
-@pytest.mark.parametrize("which", range(5), ids=["popularity", "markov", "item-knn", "ease", "llama"])
+@pytest.mark.parametrize("which", range(9), ids=["popularity", "markov", "item-knn", "ease", *FAMILIES])
 def test_mean_per_user_equals_a_loop_by_hand(split, which):
     scorer = scorers(split)[which]
     metrics = target_metrics(scorer, split, split.test)

@@ -8,21 +8,32 @@ import torch
 
 from layerwise.evaluation.ranking import ranking_metrics
 from layerwise.importance.removal import metric_without_each_layer, metric_without_layers
-from layerwise.models.families import Shape, bypassed
+from layerwise.models.families import FAMILIES, Shape
+from layerwise.models.layers import bypassed
 from layerwise.models.recommender import build_recommender
 
 NUM_LAYERS, NUM_ITEMS, MAX_LENGTH = 5, 25, 6
 
 
-@pytest.fixture(scope="module")
-def recommender():
-    """Random recommender with large weights: without a layer, the ranking is another one."""
+ATTENTION = {  # what is computed in a layer unless it is bypassed
+    "llama": "self_attn",
+    "qwen3": "self_attn",
+    "gpt2": "attn",
+    "bert": "attention",
+    "t5": "layer.0.SelfAttention",
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def recommender(request):
+    """Random recommender with large weights: without a layer, the ranking is another one. T5 has layers 3 + 2."""
     shape = Shape(NUM_LAYERS, 16, 24, 2)
-    recommender = build_recommender("llama", NUM_ITEMS, MAX_LENGTH, shape, seed=0, attention_dropout=0.5)
+    recommender = build_recommender(request.param, NUM_ITEMS, MAX_LENGTH, shape, seed=0, attention_dropout=0.5)
+    random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in recommender.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(10)
+                parameter.normal_(std=0.2, generator=random)
     return recommender.train()
 
 
@@ -122,7 +133,8 @@ def executions(recommender, run):
 
     with ExitStack() as hooks:
         for index, layer in enumerate(recommender.layers):
-            hooks.callback(layer.self_attn.register_forward_hook(watch(index)).remove)
+            attention = layer.get_submodule(ATTENTION[recommender.model.config.model_type])
+            hooks.callback(attention.register_forward_hook(watch(index)).remove)
         run()
     return counts
 

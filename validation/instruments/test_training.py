@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from layerwise.evaluation.ranking import ranking_metrics
-from layerwise.models.families import Shape
+from layerwise.models.families import FAMILIES, Shape
 from layerwise.models.recommender import build_recommender
 from layerwise.models.training import (
     Progress,
@@ -24,9 +24,11 @@ NUM_ITEMS, MAX_LENGTH = 12, 6
 SHAPE = Shape(num_layers=2, hidden=16, intermediate=32, num_heads=2)
 SHORT = Recipe(epochs=3, learning_rate=1e-2, batch_size=8, evaluate_every=1)
 
+each_family = pytest.mark.parametrize("family", FAMILIES)
 
-def made(seed=0, **options):
-    return build_recommender("llama", NUM_ITEMS, MAX_LENGTH, SHAPE, seed, **options)
+
+def made(seed=0, family="llama", **options):
+    return build_recommender(family, NUM_ITEMS, MAX_LENGTH, SHAPE, seed, **options)
 
 
 def cycle(num_users=24, length=8):
@@ -82,6 +84,28 @@ def test_a_deterministic_cycle_is_learned_almost_perfectly(learned):
     assert max(learned[0].validation.values()) == cycle_ndcg(learned[0].recommender)
 
 
+def ndcg_by_chance():
+    """Expected NDCG@10 where the items that are not in the history stand in random order."""
+    left = [NUM_ITEMS - (1 + start % MAX_LENGTH) for start in range(NUM_ITEMS)]
+    return np.mean([sum(1 / np.log2(rank + 1) for rank in range(1, min(n, 10) + 1)) / n for n in left])
+
+
+@each_family
+def test_every_family_learns_the_cycle(family):
+    epochs = {"bert": 100}.get(family, 40)
+    recipe = Recipe(epochs=epochs, learning_rate=1e-2, batch_size=8, dropout=0.0, evaluate_every=epochs)
+    fresh = made(family=family)
+    if family == "bert":  # its .02 is meant for a width of 768; at 16, hundreds of epochs would be needed
+        with torch.no_grad():
+            for parameter in fresh.parameters():
+                parameter.mul_(5 if parameter.ndim > 1 else 1)
+    trained = train(fresh, cycle(), cycle_ndcg, recipe, seed=0)
+
+    assert ndcg_by_chance() == pytest.approx(0.5, abs=0.02)
+    assert cycle_ndcg(fresh) < 0.6
+    assert cycle_ndcg(trained.recommender) > 0.8
+
+
 def test_loss_starts_at_that_of_a_guess_and_falls(learned):
     losses = learned[1]
     assert len(losses) == 60 * 3  # 24 users in batches of 8
@@ -99,7 +123,7 @@ def test_first_step_is_adamw_on_the_clipped_gradient():
     sequences = cycle(num_users=8, length=MAX_LENGTH + 1)  # one batch, one window per user
     expected = made()
     tokens = torch.from_numpy(np.stack(sequences))
-    states = expected.states(tokens[:, :-1]).flatten(0, 1)
+    states = expected.states({"input_ids": tokens[:, :-1]}).flatten(0, 1)
     torch.nn.functional.cross_entropy(states @ expected.item_matrix.T, tokens[:, 1:].flatten()).backward()
     torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.01)
     for decay, wanted in ((0.3, lambda p: p.ndim == 2), (0.0, lambda p: p.ndim == 1)):
@@ -113,12 +137,23 @@ def test_first_step_is_adamw_on_the_clipped_gradient():
 def test_next_item_loss_is_the_mean_over_all_targets():
     recommender = made()
     states, items = torch.randn(5, 16), torch.tensor([0, 3, 3, 11, 7])
-    windows = Windows(torch.zeros(1, 5), torch.ones(1, 5, dtype=torch.bool), items)
+    windows = Windows({"input_ids": torch.zeros(1, 5)}, torch.ones(1, 5, dtype=torch.bool), items)
     chances = (states @ recommender.item_matrix.T).softmax(-1)
 
     assert chances.shape == (5, NUM_ITEMS)  # padding is no item
     by_hand = -np.mean([np.log(chances[row, item].item()) for row, item in enumerate(items)])
     assert next_item_loss(recommender, states, windows).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_loss_counts_the_bias_of_the_output():
+    """Where all states are zero, the bias alone gives the chances."""
+    recommender = made(family="bert")
+    with torch.no_grad():
+        recommender.model.get_output_embeddings().bias[3] = np.log(5)
+    windows = Windows({}, torch.ones(1, 2, dtype=torch.bool), torch.tensor([3, 4]))
+
+    by_hand = -(np.log(5 / 16) + np.log(1 / 16)) / 2  # 11 other items with a score of 0
+    assert next_item_loss(recommender, torch.zeros(2, 16), windows).item() == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_frozen_parameters_stay_and_the_others_move():
@@ -136,9 +171,10 @@ def test_frozen_parameters_stay_and_the_others_move():
 # Seeds and side effects
 
 
-def test_seed_decides_every_bit_and_another_seed_gives_other_weights():
+@each_family
+def test_seed_decides_every_bit_and_another_seed_gives_other_weights(family):
     first, again, other = (
-        train(made(attention_dropout=0.1), cycle(), no_validation, SHORT, seed) for seed in (1, 1, 2)
+        train(made(family=family, attention_dropout=0.1), cycle(), no_validation, SHORT, seed) for seed in (1, 1, 2)
     )
 
     assert torch.equal(weights_of(first.recommender), weights_of(again.recommender))
@@ -161,13 +197,15 @@ def test_result_does_not_depend_on_the_state_of_the_global_generators():
     assert torch.equal(weights_of(first), weights_of(again))
 
 
-def test_recommender_sequences_and_global_generators_are_untouched():
-    recommender, sequences = made().eval(), cycle()
+@each_family
+def test_recommender_sequences_and_global_generators_are_untouched(family):
+    recommender, sequences = made(family=family).eval(), cycle()
     before, state = weights_of(recommender), torch.get_rng_state()
     numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
-    train(recommender, sequences, no_validation, SHORT, seed=0)
+    trained = train(recommender, sequences, no_validation, SHORT, seed=0).recommender
 
     assert torch.equal(weights_of(recommender), before)
+    assert not torch.equal(weights_of(trained), before)
     assert not any(module.training for module in recommender.modules())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in recommender.parameters())
     assert all(map(np.array_equal, sequences, cycle()))
@@ -241,7 +279,7 @@ def test_training_without_a_pair_of_events_is_refused():
 def rows_of(windows):
     """Inputs and next items of each row, without padding."""
     items = windows.items.split(windows.valid.sum(1).tolist())
-    rows = zip(windows.tokens, windows.valid, items, strict=True)
+    rows = zip(windows.inputs["input_ids"], windows.valid, items, strict=True)
     return [(tokens[valid].tolist(), following.tolist()) for tokens, valid, following in rows]
 
 
@@ -251,7 +289,7 @@ def test_every_user_gives_one_window_per_epoch():
     batches = list(_windows(made(), sequences, 5, np.random.default_rng(0)))
     rows = [row for batch in batches for row in rows_of(batch)]
 
-    assert [len(batch.tokens) for batch in batches] == [4, 4, 4]
+    assert [len(batch.valid) for batch in batches] == [4, 4, 4]
     assert sorted(inputs[0] for inputs, _ in rows) == list(range(NUM_ITEMS))
     assert [inputs[0] for inputs, _ in rows] != list(range(NUM_ITEMS))
     assert all(items == [(inputs[0] + 1) % NUM_ITEMS, inputs[0]] for inputs, items in rows)
@@ -266,7 +304,7 @@ def test_windows_are_runs_of_events_and_the_next_item_follows_each():
             assert inputs == list(range(inputs[0], inputs[0] + len(inputs)))
             assert items == [code + 1 for code in inputs]
         assert sorted(len(inputs) for inputs, _ in rows_of(batch)) == [1, 4, 5, MAX_LENGTH, MAX_LENGTH]
-        assert batch.tokens.shape == batch.valid.shape == (5, MAX_LENGTH)
+        assert batch.inputs["input_ids"].shape == batch.valid.shape == (5, MAX_LENGTH)
         starts |= {inputs[0] for inputs, _ in rows_of(batch) if len(inputs) == MAX_LENGTH}
 
     assert starts == set(range(NUM_ITEMS - MAX_LENGTH))  # every window of the longest user is drawn
