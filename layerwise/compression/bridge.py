@@ -43,8 +43,9 @@ class Gap:
         stack: Name of the stack.
         removed: Indices in the full model's stack.
         bridge: Index of the kept layer in front of it, which stands in for it; None where there is none.
-        explained: Share of the run's effect that the bridge gives on held-out examples (weighted R squared; 0 is no
-            better than the bare cut); `nan` without a bridge.
+        explained: Share of the run's effect that the bridge gives on held-out examples: weighted R squared, where 0 is
+            no better than the bare cut (in BERT: than the cut with the output normalisation taken over); `nan`
+            without a bridge.
         strength: Chosen ridge strength, in units of the mean eigenvalue; infinite where the map was left as it was.
     """
 
@@ -145,14 +146,16 @@ def position_weights(model: PreTrainedModel, stack: Stack, batch: Mapping[str, T
     Padding counts nothing. Each row adds up to the number of its other positions; those that predict a label share
     `read_share` of it evenly, all of them share the rest. Only the last stack is read.
     """
-    tokens = batch[stack.ids] if stack.ids in batch else batch["labels"]  # a decoder may be fed by its labels
+    tokens = batch.get(stack.ids, batch.get("labels"))  # a decoder may be fed by its labels,
+    if tokens is None or tokens.ndim == 1:
+        tokens = batch["input_ids"]  # or, in a classifier, by what the encoder reads
     counts = batch.get(stack.mask, torch.ones_like(tokens)).double()
     labels = batch.get("labels")
     if labels is None or labels.shape != counts.shape or stack != list(stacks_of(model))[-1]:
         return counts
     read = (labels != IGNORED).double()
     if shifts_labels(model):
-        read = nn.functional.pad(read[:, 1:], (0, 1))
+        read = nn.functional.pad(read[:, 1:], (0, 1)) * (counts > 0)
     rows, reads = counts.sum(1, keepdim=True), read.sum(1, keepdim=True)
     mixed = (1 - read_share) * counts + read_share * read * rows / reads.clamp(min=1)
     return torch.where(reads > 0, mixed, counts)

@@ -39,12 +39,16 @@ def compact_model(model: Model, kept_layers: KeptLayers, share_weights: bool = F
         A model of the same class, on the same device, of the same dtype and in the same mode.
 
     Raises:
-        ValueError: If `kept_layers` is empty, out of range or not strictly increasing, if adapters are not yet merged,
-            or if weights are quantised or not in memory.
+        ValueError: If `kept_layers` is empty, out of range or not strictly increasing, if adapters are not yet merged
+            or stand at gaps, or if weights are quantised or not in memory.
         TypeError: If `kept_layers` holds anything but whole numbers.
         UnsupportedArchitectureError: If the architecture is unknown.
     """
     if isinstance(model, Recommender):
+        if type(model) is not Recommender:
+            raise ValueError(
+                f"a {type(model).__name__} would lose what it adds; cut the Recommender that it was made from"
+            )
         smaller = compact_model(model.model, kept_layers, share_weights)
         recommender = Recommender(smaller, model.num_items, model.max_length)
         recommender.training = model.training  # its own mode alone; `train` would set every module's

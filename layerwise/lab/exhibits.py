@@ -151,6 +151,20 @@ def training_free_table(study: Study) -> dict[str, Any]:
     }
 
 
+def gap_rivals_table(study: Study) -> dict[str, Any]:
+    """What closes the gaps of the tier's cut, and how well, as arguments of `claim.table`."""
+    full = study.quality(study.full())["ndcg@10"]
+    ways = {**study.gap_rivals(), "healed (all weights trained)": study.quality(study.healed())["ndcg@10"]}
+    return {
+        "title": f"{study.subject.family}: ways to close the gaps of {study.keep} of {study.depth} layers",
+        "columns": ["gaps", "NDCG@10", "of full", "trained"],
+        "rows": [
+            [way, f"{values.mean():.4f}", _share(values, full), "yes" if "trained" in way else "no"]
+            for way, values in ways.items()
+        ],
+    }
+
+
 def training_free_figure(study: Study) -> dict[str, Any]:
     """Retention against the share removed, one line per rule, as arguments of `claim.figure`."""
     full, cuts = study.quality(study.full())["ndcg@10"].mean(), study.training_free()
@@ -171,7 +185,11 @@ def training_free_figure(study: Study) -> dict[str, Any]:
 
 
 def _retention(study: Study, cuts: Sequence[CutQuality]) -> str:
-    kept = retained(np.stack([cut.ndcg for cut in cuts]), study.quality(study.full())["ndcg@10"], "NDCG@10")
+    return _share(np.stack([cut.ndcg for cut in cuts]), study.quality(study.full())["ndcg@10"])
+
+
+def _share(compact: FloatArray, full: FloatArray) -> str:
+    kept = retained(compact, full, "NDCG@10")
     interval = kept.interval(LEVEL)
     return f"{100 * kept.estimate:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 

@@ -16,6 +16,7 @@ from layerwise.lab.experiments import (
     Damage,
     Experiment,
     FloorQuality,
+    GapRivals,
     HealedModel,
     LayerScores,
     Model,
@@ -117,6 +118,14 @@ class Study:
         by_seed = [self.lab.get(cuts) for cuts in wanted]
         return {name: [cuts[name] for cuts in by_seed] for name in by_seed[0]}
 
+    def gap_rivals(self) -> dict[str, FloatArray]:
+        """NDCG@10, *seeds x users*, of the tier's cut by the way its gaps are closed, in order of rising quality."""
+        wanted = [GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full()]
+        self.prepare(wanted)
+        by_seed = [self.lab.get(rivals) for rivals in wanted]
+        stacked = {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
+        return dict(sorted(stacked.items(), key=lambda way: float(way[1].mean())))
+
     def model(self, model: Model) -> Recommender:
         """The model itself."""
         self.prepare([model])
@@ -135,6 +144,7 @@ class Study:
         return [
             *(TrainingFree(full, self.tier.rules) for full in of_families),
             *(Quality(full) for full in of_families),
+            *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),
             *(Quality(full) for full in self.full()),
             *(Quality(shallow) for shallow in self.shallow()),
             *(Quality(healed) for healed in self.healed()),

@@ -188,8 +188,7 @@ def _check_keys(model: PreTrainedModel, report: Mapping[str, Any], head: str, ne
 
 def _of_head(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
     """Those of the names that belong to no part of the backbone; BERT's pooler counts as part of a head."""
-    children, head = model.base_model.named_children(), model.get_output_embeddings()  # a T5's among its base's
-    parts = {name for name, part in children if part is not head} - {"pooler"}
+    parts = {name for name, _ in model.base_model.named_children()} - {"pooler"}
     prefix = f"{model.base_model_prefix}."
     return {name for name in names if name.removeprefix(prefix).partition(".")[0] not in parts}
 

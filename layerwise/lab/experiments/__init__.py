@@ -6,6 +6,7 @@ The digests of the code are taken here, at import: later edits of the files do n
 from layerwise.lab.experiments.base import Bench, Experiment, Report, closure
 from layerwise.lab.experiments.compact import CompactModel, HealedModel
 from layerwise.lab.experiments.damage import Damage, RemovalDamage
+from layerwise.lab.experiments.gap_rivals import GapRivals
 from layerwise.lab.experiments.models import Model, ScratchModel
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
 from layerwise.lab.experiments.scores import LayerScores
@@ -20,6 +21,7 @@ __all__ = [
     "Damage",
     "Experiment",
     "FloorQuality",
+    "GapRivals",
     "HealedModel",
     "LayerScores",
     "Model",
@@ -31,5 +33,15 @@ __all__ = [
     "closure",
 ]
 
-for _kind in (CompactModel, FloorQuality, HealedModel, LayerScores, Quality, RemovalDamage, ScratchModel, TrainingFree):
+for _kind in (
+    CompactModel,
+    FloorQuality,
+    GapRivals,
+    HealedModel,
+    LayerScores,
+    Quality,
+    RemovalDamage,
+    ScratchModel,
+    TrainingFree,
+):
     _kind.code_digest()
