@@ -1,5 +1,6 @@
 """Pretrained models from the Hugging Face hub or from a folder: safetensors only, no remote code, nothing random."""
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,6 +154,10 @@ def _check_weight_files(folder: Path, config: PretrainedConfig) -> None:
     named = getattr(config, "transformers_weights", None)
     if named is not None and not str(named).endswith(_SAFE):  # transformers would read it whatever use_safetensors says
         raise ValueError(f"{folder}/config.json names {named!r} as weights; expected safetensors")
+    for index in folder.glob("*.safetensors.index.json"):  # where the first part is a pickle, it would read that, too
+        parts = set(json.loads(index.read_text())["weight_map"].values())
+        if odd := sorted(part for part in parts if not part.endswith(".safetensors")):
+            raise ValueError(f"{index} names {odd} as parts of the weights; expected safetensors")
     if not any((folder / name).is_file() for name in (named or "model.safetensors", "model.safetensors.index.json")):
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLE)
         found = f"only {', '.join(pickles)}, which may run code when read" if pickles else "no weights"

@@ -98,6 +98,8 @@ def made(head, seed=0, **changes):
         model = model_class(model_class.config_class(**fields | HEADS[head] | changes)).eval()
         if variant == "untied" and kind.startswith("T5"):  # what reading a v1.1 checkpoint gives
             model.lm_head.weight = nn.Parameter(torch.randn(VOCABULARY, 16))
+        if model.can_generate():
+            model.generation_config.repetition_penalty = 1.1  # not the default, which needs no copy
         for parameter in model.parameters():
             parameter.data.add_(0.3 * torch.randn_like(parameter))
     return model
@@ -221,7 +223,7 @@ def models_and_kept_layers(draw):
     return made(head, draw(st.integers(0, 9)), **size, **tie), flat
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(models_and_kept_layers())
 def test_compact_model_of_any_shape_is_its_masked_twin(case):
     model, kept = case
