@@ -1,8 +1,8 @@
 """What it costs to build a compact model, beside what it costs to load it.
 
-Aim: no more than loading. Random weights of real shapes, since only time is looked at. Each round takes every way once, so
-that all have the same conditions. Loading only maps the file, and its pages are read when a weight is first used; a copy
-has read and written them. So each way ends with one read of all weights, and the lazy load stands beside it.
+Aim: no more than loading. Random weights of real shapes, since only time is looked at. Each round takes every way once,
+so that all have the same conditions. Loading only maps the file; its pages are read when a weight is first used,
+while a copy has read and written them. So each way ends with one read of all weights; the lazy load stands beside it.
 """
 
 import statistics
