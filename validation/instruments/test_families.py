@@ -126,15 +126,12 @@ def test_final_states_times_output_embedding_are_the_scores(family):
         torch.testing.assert_close(scores, model(**inputs).logits)
 
 
-def test_states_of_a_t5_without_tied_embeddings_are_not_scaled():
-    family = FAMILIES["t5"]
-    fields = built(family).config.to_dict() | {"tie_word_embeddings": False, "scale_decoder_outputs": False}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = type(built(family))(T5Config.from_dict(fields)).eval()
-    inputs = inputs_of(family)
+@pytest.mark.parametrize("scaled", [True, False], ids=["v1.0", "v1.1"])
+def test_final_states_of_a_t5_are_scaled_where_its_configuration_says_so(scaled):
+    model, inputs = built(FAMILIES["t5"]), inputs_of(FAMILIES["t5"])
+    model.config.scale_decoder_outputs = scaled
     with torch.no_grad():
-        states = family.states(model, inputs, model.get_input_embeddings())
+        states = family_named("t5").states(model, inputs, model.get_input_embeddings())
         torch.testing.assert_close(model.lm_head(states), model(**inputs).logits)
 
 

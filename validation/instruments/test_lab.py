@@ -51,8 +51,8 @@ def subject(tmp_path):
 @pytest.fixture
 def wanted(subject):
     full = ScratchModel(subject, 0, 3)
-    healed = HealedModel(CompactModel(full, "empirical-fisher", 1))
-    return [Quality(full), Quality(healed), RemovalDamage(full), Quality(CompactModel(full, "random", 1))]
+    healed = HealedModel(CompactModel(full, "empirical-fisher", 1 / 3))
+    return [Quality(full), Quality(healed), RemovalDamage(full), Quality(CompactModel(full, "random", 1 / 3))]
 
 
 def test_results_do_not_depend_on_the_number_of_workers(tmp_path, wanted):
