@@ -223,7 +223,7 @@ def models_and_kept_layers(draw):
     return made(head, draw(st.integers(0, 9)), **size, **tie), flat
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(models_and_kept_layers())
 def test_compact_model_of_any_shape_is_its_masked_twin(case):
     model, kept = case
