@@ -11,6 +11,7 @@ from layerwise.compression.compact import layer_parameters
 from layerwise.data.arrays import FloatArray
 from layerwise.data.audit import audit
 from layerwise.lab.experiments import CutQuality, TrainingFree
+from layerwise.lab.experiments.compact import RULES
 from layerwise.lab.study import Study
 from layerwise.statistics import Interval, MeanDifference, retained
 
@@ -166,19 +167,20 @@ def gap_rivals_table(study: Study) -> dict[str, Any]:
 
 
 def training_free_figure(study: Study) -> dict[str, Any]:
-    """Retention against the share removed, one line per rule, as arguments of `claim.figure`."""
+    """Retention against the share removed for the plain rules and the tier's method, as arguments of `claim.figure`."""
     full, cuts = study.quality(study.full())["ndcg@10"].mean(), study.training_free()
     lines: dict[str, dict[str, list[Any]]] = {}
-    for cut in TrainingFree(study.full()[0], study.tier.rules).cuts():
+    shown = (*RULES, study.tier.selected_by)  # every rule at once could not be told apart; the table has them all
+    for cut in (cut for cut in TrainingFree(study.full()[0], study.tier.rules).cuts() if cut.by in shown):
         line = lines.setdefault(f"{cut.by}{', bridged' if cut.bridged else ''}", {"x": [], "y": []})
-        line["x"].append(f"{1 - cut.share:.0%}")
+        line["x"].append(round(100 * (1 - cut.share)))
         line["y"].append(float(100 * np.mean([found.ndcg for found in cuts[cut.name]]) / full))
     return {
         "name": f"training-free-{study.subject.family}",
         "kind": "points",
         "title": f"{study.subject.family}: NDCG@10 kept without training",
-        "x_label": "layers removed",
-        "y_label": "NDCG@10, % of the full model",
+        "x_label": "% of the layers removed",
+        "y_label": "NDCG@10, % of full",
         "series": [{"label": label, **line} for label, line in lines.items()],
         "reference": {"label": "full model", "value": 100.0},
     }
