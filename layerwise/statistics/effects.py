@@ -5,31 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from layerwise.statistics.all_of import AllOf
 from layerwise.statistics.base import Effect, Interval
 from layerwise.statistics.exact import Exact
 from layerwise.statistics.mean_difference import MeanDifference
+from layerwise.statistics.measured import MEASURED
+from layerwise.statistics.rank_advantage import RankAdvantage
 from layerwise.statistics.rank_correlation import RankCorrelation
 from layerwise.statistics.retention import Retention, retained
+from layerwise.statistics.seed_mean import SeedMean
 from layerwise.statistics.speedup import Speedup, speedup
 from layerwise.statistics.tables import FloatArray
 
 __all__ = [
     "KINDS",
+    "AllOf",
     "Effect",
     "Exact",
     "Interval",
     "MeanDifference",
+    "RankAdvantage",
     "RankCorrelation",
     "Retention",
+    "SeedMean",
     "Speedup",
     "effect_from_evidence",
     "retained",
     "speedup",
 ]
 
-KINDS: Mapping[str, type[Effect]] = MappingProxyType(
-    {effect.kind: effect for effect in (Exact, MeanDifference, RankCorrelation, Retention, Speedup)}
-)
+KINDS: Mapping[str, type[Effect]] = MappingProxyType({**MEASURED, AllOf.kind: AllOf})
 
 
 def effect_from_evidence(kind: str, arrays: Mapping[str, FloatArray], text: Mapping[str, str]) -> Effect:

@@ -1,4 +1,4 @@
-"""Mean difference, speedup, exact number, rank correlation: values by hand, evidence that gives itself back."""
+"""Effects of means, ranks, seeds, times and exact numbers: values by hand, evidence that gives itself back."""
 
 import math
 
@@ -12,7 +12,9 @@ from layerwise.statistics import (
     Exact,
     Interval,
     MeanDifference,
+    RankAdvantage,
     RankCorrelation,
+    SeedMean,
     effect_from_evidence,
     retained,
     speedup,
@@ -24,6 +26,8 @@ EFFECTS = [
     retained(RNG.random((5, 30)), RNG.random((5, 30)), "NDCG@10"),
     speedup(30 + RNG.random(10), 8 + RNG.random(10)),
     RankCorrelation(RNG.random((5, 8)), RNG.normal(size=(5, 8, 30))),
+    RankAdvantage(RNG.random((5, 8)), RNG.random((3, 5, 8)), RNG.normal(size=(5, 8, 30))),
+    SeedMean(RNG.random(5), "Kendall's W"),
     Exact(74.8, "% of parameters removed"),
 ]
 BY_KIND = pytest.mark.parametrize("effect", EFFECTS, ids=lambda effect: effect.kind)
@@ -158,6 +162,7 @@ def test_exact_number_is_its_own_interval():
         (MeanDifference([[-1.0, -1.0]], "NDCG@10"), "-1 NDCG@10"),
         (retained([[0.8, 0.824]], [[1.0, 1.0]], "NDCG@10"), "keeps 81.2 % of NDCG@10"),
         (speedup([3.71, 3.71], [1.0, 1.0]), "3.71x"),
+        (SeedMean([0.8734, 0.8726], "Kendall's W"), "0.873 Kendall's W"),
         (Exact(74.8, "% of parameters removed"), "74.8 % of parameters removed"),
         (Exact(3_145_728, "parameters"), "3,145,728 parameters"),
     ],
