@@ -1,25 +1,34 @@
-"""Writes the files of a report: REPORT.md, records.json and the pictures, each replaced all at once."""
+"""Writes the files of a report: REPORT.md, a page per claim, records.json and pictures, each replaced all at once."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from reports import plots, text
-from reports.markdown import SUMMARY_LIMIT, render, summary
+from matplotlib.figure import Figure
+
+from reports import looks, text
+from reports.ledger import Decision
+from reports.markdown import SUMMARY_LIMIT, front, is_short, pages, summary
+from reports.overview import overview, verdicts
+from reports.plots import draw
 from reports.run import Run
+from reports.sections import sections
 
 REPORT = "REPORT.md"
 TWIN = "records.json"
+
+Key = tuple[str, str, str]
 
 
 def publish(run: Run, folder: Path, step_summary: str | None = None) -> Path:
     """Write the report of `run` into `folder`, and append it to GitHub's step summary.
 
-    Pictures of an earlier report in the same folder go, as far as its own list of files names them.
+    Pictures and pages of an earlier report in the same folder go, as far as its own list of files names them.
 
     Args:
         run: What to report.
@@ -41,27 +50,54 @@ def publish(run: Run, folder: Path, step_summary: str | None = None) -> Path:
 
 def files_of(run: Run) -> dict[str, bytes]:
     """Path relative to the report's folder -> content; a pure function of the run."""
-    paths, contents = {}, {}
-    if any(decision.record and decision.record.estimate is not None for decision in run.decisions):
-        paths["", "", "overview"] = "figures/overview.png"
-        contents["figures/overview.png"] = plots.png(partial(plots.overview, run.decisions))
+    drawings = _drawings(run)
+    paths = {key: _paths(key) for key in drawings}
+    images = {
+        path: looks.png(drawings[key], look)
+        for key, both in paths.items()
+        for path, look in zip(both, looks.LOOKS, strict=True)
+    }
+    texts = {REPORT: front(run, paths), **pages(run, paths)}
+    listed = replace(run, files=sorted([*images, *texts, TWIN]))
+    twin = json.dumps(listed.as_dict(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    written = {**texts, TWIN: f"{twin}\n"}  # what links to pictures is written after them
+    return {**images, **{path: content.encode() for path, content in written.items()}}
+
+
+def _drawings(run: Run) -> dict[Key, Callable[[], Figure]]:
+    """(claim, case, figure name) -> what draws it; an overview of several cases or claims leaves their names empty."""
+    found: dict[Key, Callable[[], Figure]] = {}
+    whole = sections(run)
+    if any(map(_measured, run.decisions)):
+        everything = partial(overview, run.decisions) if is_short(run) else partial(verdicts, whole)
+        found["", "", "overview"] = everything
+    for section in whole:
+        if section.declaration and any(map(_measured, section.decisions)):
+            found[section.claim, "", "overview"] = partial(overview, section.decisions)
     for decision in run.decisions:
         for figure in decision.record.figures if decision.record else ():
-            path = f"figures/{text.slug(decision.claim, decision.case, figure['name'])}.png"
-            paths[decision.claim, decision.case, figure["name"]] = path
-            contents[path] = plots.png(partial(plots.draw, figure))
-    listed = replace(run, files=sorted([*contents, REPORT, TWIN]))
-    twin = json.dumps(listed.as_dict(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return {**contents, TWIN: f"{twin}\n".encode(), REPORT: render(run, paths).encode()}
+            found[decision.claim, decision.case, figure["name"]] = partial(draw, figure)
+    return found
+
+
+def _measured(decision: Decision) -> bool:
+    return decision.record is not None and decision.record.estimate is not None
+
+
+def _paths(key: Key) -> tuple[str, str]:
+    """Where the picture goes, for a light and for a dark page."""
+    stem = text.slug(*key) if any(key[:2]) else key[2]
+    light, dark = (f"figures/{stem}{look.suffix}.png" for look in looks.LOOKS)
+    return light, dark
 
 
 def _earlier(folder: Path) -> set[str]:
-    """Pictures that an earlier report in this folder lists as its own."""
+    """Pictures and pages that an earlier report in this folder lists as its own."""
     try:
         listed = json.loads((folder / TWIN).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-    return {str(name) for name in listed if str(name).startswith("figures/") and ".." not in str(name)}
+    return {str(name) for name in listed if str(name).startswith(("figures/", "claims/")) and ".." not in str(name)}
 
 
 def _replace(path: Path, content: bytes) -> None:

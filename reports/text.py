@@ -103,9 +103,9 @@ def _ends(record: Record) -> list[float]:
 
 
 def sample_of(record: Record) -> str:
-    """Seeds x users, or the number of blocks where there is one seed; a dash where nothing was sampled."""
+    """Seeds x users, seeds alone, or the number of blocks where there is one seed; a dash where nothing was sampled."""
     if record.num_units <= 1:
-        return "–"
+        return f"{record.num_seeds} seeds" if record.num_seeds > 1 else "–"
     return f"{record.num_seeds} × {record.num_units}" if record.num_seeds > 1 else str(record.num_units)
 
 
@@ -115,9 +115,14 @@ def escape(text: object) -> str:
     return MENTION.sub("&#64;", SPECIAL.sub(r"\\\1", plain))
 
 
+def attribute(text: object) -> str:
+    """Text between the double quotes of an HTML attribute within Markdown; every sign that could act is a reference."""
+    return re.sub(r"[^\w ,.;:()%+-]", lambda sign: f"&#{ord(sign[0])};", " ".join(str(text).split()))
+
+
 def slug(*names: str) -> str:
     """A file name out of names; different names give different slugs."""
-    words = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names)
+    words = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names if name)
     return f"{words[:80].strip('-')}-{hashlib.sha256(repr(names).encode()).hexdigest()[:6]}"
 
 

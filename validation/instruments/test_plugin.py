@@ -187,6 +187,17 @@ def test_it_works_from_another_folder_and_writes_where_told(project, monkeypatch
     assert "figures/" not in summary.read_text()
 
 
+def test_a_heatmap_of_a_claim_reaches_its_page(project):
+    rows = "[{'label': 'fisher', 'x': ['0', '1'], 'y': [None, 0.5]}]"
+    drawn = f"claim.figure('h', 'heatmap', 'Importance', 'layer', 'share', {rows}, series_label='method')"
+    project.write(PLAIN.replace("claim.require", f"{drawn}\n    claim.require"))
+    project.run("-k", "v3")
+    (figure,) = project.twin()["decisions"][0]["record"]["figures"]
+    assert (figure["series_label"], figure["series"][0]["y"]) == ("method", [None, 0.5])
+    folder = project.path / "reports" / "generated" / "quick"
+    assert 'alt="Importance" src="../figures/score-v3-h-' in (folder / "claims" / "score.md").read_text()
+
+
 def test_a_report_that_cannot_be_written_fails_but_still_shows_the_verdicts(project):
     project.write(PLAIN.replace("[3.0, 1.0]", "[3.0]"), cases=("v3",))
     (project.path / "out").write_text("a file where the folder should be")

@@ -9,8 +9,10 @@ import pytest
 
 from reports.accepted import Accepted, format_accepted, read_accepted, write_accepted
 from reports.declarations import Declaration, declared, parse_declarations, read_declarations
+from reports.figures import make_figure
 from reports.ledger import TestOutcome, accept, rule, settle
-from reports.records import Record, make_figure, make_table, require_plain
+from reports.plain import require_plain
+from reports.records import Record, make_table
 
 
 class Word(enum.StrEnum):
@@ -126,7 +128,7 @@ def test_a_short_row_is_refused():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"kind": "pie"}, "kind must be one of intervals, points, scatter, bars, got 'pie'"),
+        ({"kind": "pie"}, "kind must be one of intervals, points, scatter, bars, heatmap, map, got 'pie'"),
         ({"name": "../x"}, "lower-case words joined by hyphens"),
         ({"series": [{"label": "a", "x": [1, 2], "y": [1.0]}]}, "equally long"),
         ({"series": [{"label": "a", "x": [1], "y": [1.0], "low": [0.5]}]}, "equally long"),
@@ -134,9 +136,51 @@ def test_a_short_row_is_refused():
     ],
 )
 def test_a_figure_that_cannot_be_drawn_is_refused(changes, sentence):
-    content = {"name": "damage", "kind": "bars", "title": "Damage", "x_label": "layer", "y_label": "NDCG", "series": []}
     with pytest.raises(ValueError, match=sentence):
-        make_figure(**content | changes)
+        figure(**changes)
+
+
+def figure(**changes):
+    content = {"name": "damage", "kind": "bars", "title": "Damage", "x_label": "layer", "y_label": "NDCG", "series": []}
+    return make_figure(**content | changes)
+
+
+def row(label="fisher", x=("0", "1"), y=(0.5, 1.0), **more):
+    return {"label": label, "x": list(x), "y": list(y), **more}
+
+
+def test_an_undefined_cell_of_a_heatmap_survives_the_way_through_json():
+    made = figure(kind="heatmap", series=[row(y=(None, 0.5))], series_label="method")
+    again = Record.from_json(record(figures=[made]).to_json()).figures[0]
+    assert again == made
+    assert again["series"][0]["y"] == [None, 0.5]
+    assert again["series_label"] == "method"
+
+
+@pytest.mark.parametrize(
+    ("kind", "series", "sentence"),
+    [
+        ("heatmap", [], "a heatmap needs at least one value"),
+        ("heatmap", [row(x=(), y=())], "a heatmap needs at least one value"),
+        ("heatmap", [row(), row(x=("1", "0"))], "the rows of a heatmap must have the same columns"),
+        ("heatmap", [row(low=[0, 0], high=[1, 1])], "a heatmap has no place for a reference or intervals"),
+        ("heatmap", [row(panel="layer 0")], "only a map has panels, not heatmap"),
+        ("heatmap", [row(y=(math.nan, 1.0))], "must be finite"),
+        ("points", [row(y=(None, 1.0))], "only a heatmap shows undefined values"),
+        ("map", [row(x=(0, 1))], "every series of a map needs a panel"),
+        ("map", [row(x=(0, 1), panel=f"layer {i}") for i in range(13)], "at most 12 in all, got 13"),
+        ("map", [row(f"genre {i}", x=(0, 1), panel="layer 0") for i in range(8)], "at most 7 groups .* got 8"),
+        ("map", [row(panel="layer 0")], "places of a map must be numbers"),
+    ],
+)
+def test_series_that_a_kind_cannot_draw_are_refused(kind, series, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        figure(kind=kind, series=series)
+
+
+def test_a_heatmap_or_map_takes_no_reference():
+    with pytest.raises(ValueError, match="a heatmap has no place for a reference"):
+        figure(kind="heatmap", series=[row()], reference={"label": "0", "value": 0.0})
 
 
 # -- declarations

@@ -2,22 +2,31 @@
 
 import io
 import json
+import re
 import struct
 import zlib
 from dataclasses import replace
+from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from matplotlib.text import Text
+from PIL import Image
 
 from reports.accepted import Accepted
 from reports.declarations import Declaration
+from reports.figures import make_figure
 from reports.ledger import Decision, TestOutcome, settle
-from reports.markdown import format_table, render, summary
-from reports.plots import draw, overview, png
+from reports.looks import DARK, LIGHT, png
+from reports.markdown import format_table, front, pages, summary
+from reports.overview import overview, verdicts
+from reports.plots import draw
 from reports.publish import files_of, publish
-from reports.records import Record, make_figure, make_table
+from reports.records import Record, make_table
 from reports.run import Context, Run
+from reports.sections import sections
 from reports.terminal import format_summary
-from reports.text import duration, escape, slug
+from reports.text import attribute, duration, escape, slug
 
 HOSTILE = "a|b`c<img src=x>@team *x* [y](z) $1$\n# h"
 CONTEXT = Context("quick", "c0ffee1234567890", False, "2026-01-31 10:00:00+00:00", 754.0)
@@ -151,7 +160,7 @@ def test_durations(seconds, words):
     ],
 )
 def test_numbers_have_units_and_the_digits_their_interval_allows(changes, row):
-    assert f"| ● supported {row}" in render(run_of("supported", **changes), {})
+    assert f"| ● supported {row}" in front(run_of("supported", **changes), {})
 
 
 # -- the report
@@ -160,7 +169,7 @@ def test_numbers_have_units_and_the_digits_their_interval_allows(changes, row):
 def test_report_begins_with_decision_and_changes():
     tests = [TestOutcome("t", "quality", "case-3", "skipped", "needs CUDA")]
     run = run_of("supported", "refuted", "invalid", None, accepted="inconclusive", tests=tests)
-    head = render(run, {}).split("## Claims")[0]
+    head = front(run, {}).split("## Claims")[0]
     assert head.splitlines()[2] == (
         "**gate FAIL · quick tier · 1 supported, 1 refuted, 1 invalid, 1 not-run · complete** "
         "· commit c0ffee1234 (clean) · cpu, A processor · 12 min 34 s"
@@ -179,13 +188,13 @@ def test_report_begins_with_decision_and_changes():
 def test_a_run_as_accepted_says_so():
     run = run_of("refuted", accepted="refuted")
     assert run.gate == "pass"
-    assert "None: every verdict is the accepted one." in render(run, {})
+    assert "None: every verdict is the accepted one." in front(run, {})
 
 
 def test_a_partial_run_says_what_it_left_out():
     declared = {("quality", "a"): declaration("a"), ("quality", "b|c"): declaration("b|c")}
     judgement = settle(declared, [record(declared["quality", "a"])], {}, [], demanded=False)
-    text = render(Run(replace(CONTEXT, narrowed=["-k 'a'"]), judgement), {})
+    text = front(Run(replace(CONTEXT, narrowed=["-k 'a'"]), judgement), {})
     assert "gate PARTIAL · quick tier · 1 supported · partial: 1 of 2 cases judged" in text
     assert "This run is partial (-k 'a')" in text
     assert r"- quality\[b\|c\]: left out of this run" in text
@@ -194,21 +203,85 @@ def test_a_partial_run_says_what_it_left_out():
 def test_every_table_row_has_as_many_cells_as_its_head():
     for run in (run_of("supported", "refuted", "invalid", None), hostile_run()):
         width = 0
-        for line in render(run, {}).splitlines():
+        for line in "\n".join([front(run, {}), *pages(run, {}).values(), summary(run)]).splitlines():
             cells = line.replace(r"\|", "").count("|")
             assert not (width and line.startswith("|")) or cells == width
             width = cells if line.startswith("|") else 0
 
 
-def test_hostile_names_stay_words():
-    text = render(hostile_run(), {})
+@pytest.mark.parametrize("of", [lambda run: front(run, {}), lambda run: "".join(pages(run, {}).values()), summary])
+def test_hostile_names_stay_words(of):
+    text = of(hostile_run())
     assert "<img" not in text
     assert " @team" not in text
     assert "`" not in text.replace(r"\`", "")
     assert "\n# h" not in text
     assert "](z)" not in text.replace(r"\](z)", "")
     tags = {part.split(">")[0] for part in text.split("<")[1:]}
-    assert tags == {"details", "/details", "summary", "/summary"}
+    assert tags <= {"details", "/details", "summary", "/summary"}
+
+
+def test_a_short_run_shows_every_case_on_its_first_page_and_a_long_one_every_claim():
+    row = "| case-0 | ● supported | 93.1 % |"
+    short, long = run_of(*["supported"] * 30), run_of(*["supported"] * 30, "refuted")
+    assert f"| [quality](claims/quality.md) {row}" in front(short, {})
+    assert "case-0" not in front(long, {}).split("## Claims")[1]
+    counts = "| [quality](claims/quality.md) | It keeps 88 % of NDCG@10. | ● 30 supported, ✕ 1 refuted |"
+    assert counts in front(long, {})
+    for run in (short, long):
+        assert row in pages(run, {})["claims/quality.md"]
+        assert summary(run).count(row) == 1
+
+
+def test_checks_that_cases_share_are_said_once_and_own_ones_under_their_case():
+    of = [declaration(f"case-{i}") for i in range(3)]
+    checks = [
+        [[True, "data"], [True, "full beats EASE"]],
+        [[True, "data"], [True, "full beats EASE"]],
+        [[True, "data"]],
+    ]
+    checks[2].append([True, "only here"])
+    made = [record(each, checks=said) for each, said in zip(of, checks, strict=True)]
+    page = page_of_run(Run(CONTEXT, settle({("quality", each.case): each for each in of}, made, {}, [], True)))
+    assert [page.count(f"- ok: {words}\n") for words in ("data", "full beats EASE", "only here")] == [1, 1, 1]
+    places = [page.index(words) for words in ("All cases:", "ok: data", "case-0, case-1:", "beats EASE", "**case-2:**")]
+    assert places == sorted(places)
+    assert page.index("**case-2:**") < page.index("only here")
+
+
+def test_a_failed_check_is_never_said_for_several_cases_at_once():
+    page = page_of_run(run_of("invalid", "invalid"))
+    assert page.count("- **failed check:** compact equals masked twin") == 2
+    assert "several cases share" not in page
+
+
+def page_of_run(run):
+    (page,) = pages(run, {}).values()
+    return page
+
+
+def test_a_page_says_why_a_case_fails():
+    page = page_of_run(run_of("refuted", "supported", accepted="supported"))
+    assert page.count("**fails:**") == 1
+    assert "- **fails:** refuted, accepted as supported" in page
+
+
+def test_a_case_that_is_no_longer_declared_stands_on_the_page_of_its_claim():
+    of, gone = declaration("a"), declaration("gone")
+    before = {("quality", "gone"): Accepted("supported", gone.digest, "Ada", "c0", "d", "cpu")}
+    run = Run(CONTEXT, settle({("quality", "a"): of}, [record(of)], before, [], True))
+    assert [section.claim for section in sections(run)] == ["quality"]
+    assert "| gone | **? missing** |" in page_of_run(run)
+    only_gone = Run(CONTEXT, settle({}, [], before, [], True))
+    assert pages(only_gone, {}) == {}
+    assert "| quality | no longer declared | ? 1 missing |" in front(only_gone, {})
+
+
+def test_many_failures_are_counted_by_claim_and_few_are_named():
+    assert front(run_of(*["refuted"] * 12), {}).count("- **New, fails:** quality\\[case-") == 12
+    head = front(run_of(*["refuted"] * 13), {}).split("## Claims")[0]
+    assert "- **New, fails:** [quality](claims/quality.md): 13 cases (✕ 13 refuted)" in head
+    assert "case-" not in head
 
 
 def test_numbers_of_a_table_are_aligned_and_short():
@@ -225,7 +298,7 @@ def test_a_step_summary_fits_by_dropping_folded_parts_first_and_lines_last():
     run = run_of(*["supported"] * 12)
     full = summary(run)
     assert "<details>" in full
-    assert "figures/" not in full
+    assert not re.search(r"figures/|claims/|<picture|records\.json", full)
     shorter = summary(run, len(full.encode()) - 1)
     assert "<details>" not in shorter
     assert "## Environment" in shorter
@@ -245,7 +318,7 @@ def test_the_same_run_gives_the_same_bytes():
 
 def test_pictures_hold_neither_time_nor_version():
     chunks = png_chunks(png(lambda: overview(run_of("supported").decisions)))
-    assert {name for name, _ in chunks} <= {"IHDR", "pHYs", "IDAT", "IEND"}
+    assert {name for name, _ in chunks} <= {"IHDR", "PLTE", "IDAT", "IEND"}
 
 
 def png_chunks(data):
@@ -258,24 +331,61 @@ def png_chunks(data):
     return found
 
 
-def test_publishing_again_removes_only_its_own_old_pictures(tmp_path):
+def test_publishing_again_removes_only_its_own_old_files(tmp_path):
     publish(run_of("supported"), tmp_path)
     (tmp_path / "figures" / "mine.png").write_bytes(b"x")
-    old = set(json.loads((tmp_path / "records.json").read_text())["files"])
-    publish(run_of("supported", figures=[]), tmp_path)
+    (tmp_path / "claims" / "mine.md").write_bytes(b"x")
+    declared = {("other", "a"): declaration("a", claim="other")}
+    publish(Run(CONTEXT, settle(declared, [record(declared["other", "a"], figures=[])], {}, [], True)), tmp_path)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"REPORT.md", "records.json", "figures/overview.png", "figures/mine.png"}
-    assert old - left == {f"figures/{slug('quality', 'case-0', 'rivals')}.png"}
+    whole, ours = "figures/overview", f"figures/{slug('other', '', 'overview')}"
+    pictures = {f"{stem}{look}.png" for stem in (whole, ours) for look in ("", "-dark")}
+    assert left == {"REPORT.md", "records.json", "claims/other.md", "claims/mine.md", "figures/mine.png"} | pictures
 
 
-def test_every_picture_of_the_report_exists_and_has_words_instead(tmp_path):
-    report = publish(hostile_run(), tmp_path).read_text()
-    pictures = [line for line in report.splitlines() if line.startswith("![")]
-    assert len(pictures) == 2
-    for line in pictures:
-        words, _, path = line.removeprefix("![").rpartition("](")
-        assert words
-        assert (tmp_path / path.removesuffix(")")).is_file()
+class Pictures(HTMLParser):
+    """The pictures of a page: (words, light path, dark path)."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.dark = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        named = dict(attrs)
+        if tag == "source":
+            assert named["media"] == "(prefers-color-scheme: dark)"
+            self.dark = named["srcset"]
+        if tag == "img":
+            self.found.append((named["alt"], named["src"], self.dark))
+
+
+@pytest.mark.parametrize("run", [hostile_run(), run_of(*["supported"] * 31, figures=[])], ids=["hostile", "many"])
+def test_pictures_and_links_lead_somewhere_from_every_page_and_pictures_have_words(run, tmp_path):
+    report = publish(run, tmp_path)
+    texts, used = {path: path.read_text() for path in [report, *(tmp_path / "claims").iterdir()]}, set()
+    for path, text in texts.items():
+        pictures = Pictures(text).found
+        assert pictures
+        for words, light, dark in pictures:
+            assert words
+            assert (path.parent / light).is_file()
+            assert (path.parent / dark).is_file()
+        for target in re.findall(r"(?<!\\)\]\(([^)]+)\)", text):
+            assert (path.parent / target).is_file()
+    used = {
+        (path.parent / name).resolve()
+        for path, text in texts.items()
+        for _, *two in Pictures(text).found
+        for name in two
+    }
+    assert used == set((tmp_path / "figures").iterdir())
+
+
+def test_words_of_a_picture_are_those_of_its_title():
+    words = Pictures(f'<img alt="{attribute(HOSTILE)}" src="a">').found[0][0]
+    assert words == " ".join(HOSTILE.split())
+    assert not set('"<>`$|@*[]') & set(attribute(HOSTILE))
 
 
 def test_the_twin_holds_every_record(tmp_path):
@@ -291,7 +401,7 @@ def test_what_a_reader_must_know_stands_once_in_the_first_lines():
     sentence = "two layers from scratch do as well"
     run = run_of("supported", "supported", remarks=[sentence])
 
-    report = render(run, {})
+    report = front(run, {})
 
     assert report.count(sentence) == 1
     assert report.index(sentence) < report.index("## Changes since accepted")
@@ -300,24 +410,126 @@ def test_what_a_reader_must_know_stands_once_in_the_first_lines():
 # -- pictures
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        figure("intervals", reference={"label": "88 %", "value": 0.088}),
-        figure("points", x=(0, 1)),
-        figure("points", x=("low", "high")),
-        figure("scatter", x=(0, 1)),
-        figure("bars"),
-        replace_title(figure("bars"), HOSTILE),
-    ],
-    ids=["intervals", "points", "categories", "scatter", "bars", "hostile"],
-)
-def test_every_kind_of_figure_is_seven_inches_wide_and_not_blank(made):
-    chunks = dict(png_chunks(png(lambda: draw(made))))
-    width, height = struct.unpack(">II", chunks["IHDR"][:8])
-    assert width == 7 * 130
-    assert 200 < height < 900
-    assert len(chunks["IDAT"]) > 4000
+def heatmap(values, columns=None):
+    columns = columns or [f"layer {at}" for at in range(len(values[0]))]
+    rows = [{"label": f"method {at}", "x": columns, "y": row} for at, row in enumerate(values)]
+    return make_figure("h", "heatmap", "Importance", "layer", "share", rows, series_label="method")
+
+
+def small_multiples(panels=8, groups=6):
+    series = [
+        {"label": f"genre {group}", "panel": f"layer {panel}", "x": [0.0, 1.0, group], "y": [0.5, panel, -1.0]}
+        for panel in range(panels)
+        for group in range(groups)
+    ]
+    return make_figure("m", "map", "States by layer", "first axis", "second axis", series, series_label="genre")
+
+
+def families():
+    layers = list(range(12))
+    series = [
+        {"label": f"family {at}", "x": layers, "y": [at] * 12, "low": [at - 0.5] * 12, "high": [at + 1] * 12}
+        for at in range(5)
+    ]
+    return make_figure("f", "points", "Damage", "layer", "loss", series, {"label": "none", "value": 0}, "family")
+
+
+FIGURES = {
+    "intervals": figure("intervals", reference={"label": "88 %", "value": 0.088}),
+    "points": figure("points", x=(0, 1)),
+    "categories": figure("points", x=("low", "high")),
+    "families": families(),
+    "scatter": figure("scatter", x=(0, 1)),
+    "bars": figure("bars"),
+    "heatmap": heatmap([[0.1, 0.9], [None, 0.4]]),
+    "large heatmap": heatmap([[row * column / 600 for column in range(24)] for row in range(24)]),
+    "undefined": heatmap([[None, None]]),
+    "constant": heatmap([[1.0, 1.0]]),
+    "map": small_multiples(),
+    "one panel": small_multiples(1, 1),
+    "hostile": replace_title(figure("bars"), HOSTILE),
+}
+every_kind = pytest.mark.parametrize("made", FIGURES.values(), ids=FIGURES.keys())
+
+
+@every_kind
+def test_every_kind_of_figure_is_five_inches_wide_and_not_blank_on_light_and_dark_pages(made):
+    light, dark = (Image.open(io.BytesIO(png(lambda: draw(made), look))).convert("RGB") for look in (LIGHT, DARK))
+    assert light.width == 5 * 160
+    assert 200 < light.height < 1500
+    assert light.size == dark.size
+    for image, ground, ink in ((light, (255, 255, 255), "#1F2328"), (dark, (13, 17, 23), "#E6EDF3")):
+        assert image.getpixel((0, 0)) == image.getpixel((799, image.height - 1)) == ground
+        share = np.mean(np.asarray(image) != ground)
+        assert 0.01 < share < 0.9
+        near = np.abs(np.asarray(image, dtype=int) - [int(ink[at : at + 2], 16) for at in (1, 3, 5)]).max(axis=2)
+        assert (near < 8).sum() > 200
+
+
+@every_kind
+def test_letters_are_nine_pixels_high_on_a_phone(made):
+    sizes = []
+
+    def drawn():
+        picture = draw(made)
+        sizes.extend(text.get_fontsize() for text in picture.findobj(Text) if text.get_text())
+        return picture
+
+    png(drawn)
+    assert min(sizes) * 380 / (5 * 72) >= 9
+
+
+def test_colours_of_a_heatmap_meet_at_zero_where_values_lie_on_both_sides():
+    image = draw(heatmap([[-0.2, 0.6]])).axes[0].images[0]
+    assert image.get_clim() == (-0.6, 0.6)
+    assert image.get_cmap().name == "RdBu_r"
+    image = draw(heatmap([[0.2, 0.6]])).axes[0].images[0]
+    assert image.get_clim() == (0.2, 0.6)
+    assert image.get_cmap().name == "cividis"
+
+
+def test_undefined_cells_of_a_heatmap_are_left_to_the_hatched_ground_and_explained():
+    picture = draw(heatmap([[0.1, None], [0.3, 0.4]]))
+    assert picture.axes[0].images[0].get_array().mask.tolist() == [[False, True], [False, False]]
+    assert picture.axes[0].patch.get_hatch()
+    assert [text.get_text() for text in picture.legends[0].get_texts()] == ["undefined"]
+    whole = draw(heatmap([[0.1, 0.2]]))
+    assert not whole.legends
+    assert not whole.axes[0].patch.get_hatch()
+
+
+def test_few_values_stand_in_their_cells_and_many_do_not():
+    written = [text.get_text() for text in draw(heatmap([[0.123, -0.004], [0.9, None]])).axes[0].texts]
+    assert written == ["0.12", "0.00", "0.90"]
+    assert not draw(heatmap([[at / 13 for at in range(13)]])).axes[0].texts
+
+
+def test_a_map_has_a_panel_per_layer_and_names_each_group_once():
+    picture = draw(small_multiples(panels=8, groups=6))
+    shown = [axes for axes in picture.axes if axes.axison]
+    assert [axes.get_title() for axes in shown] == [f"layer {at}" for at in range(8)]
+    assert all(len(axes.lines) == 6 for axes in shown)
+    assert [text.get_text() for text in picture.legends[0].get_texts()] == [f"genre {at}" for at in range(6)]
+    first, last = shown[0].lines[0], shown[-1].lines[0]
+    assert (first.get_color(), first.get_marker()) == (last.get_color(), last.get_marker())
+    assert last.get_ydata().tolist() == [0.5, 7, -1.0]
+
+
+def test_intervals_of_several_courses_stand_side_by_side_at_a_layer():
+    lines = draw(families()).axes[0].containers
+    at_layer_3 = [container.lines[0].get_xdata()[3] for container in lines]
+    assert at_layer_3 == sorted(set(at_layer_3))
+    assert np.mean(at_layer_3) == pytest.approx(3)
+    assert max(at_layer_3) - min(at_layer_3) < 0.5
+
+
+def test_verdicts_at_a_glance_have_a_mark_for_each_case_best_first():
+    run = run_of(*["refuted"] * 3, *["supported"] * 20, None)
+    axes = verdicts(sections(run)).axes[0]
+    marks = [(line.get_ydata()[0], line.get_xdata()[0], line.get_marker()) for line in axes.lines]
+    expected = ["o"] * 20 + ["X"] * 3
+    assert marks == [(at // 18, at % 18, mark) for at, mark in enumerate(expected)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["quality", ""]
 
 
 def test_the_overview_copes_with_open_intervals_points_and_invalid_cases():
