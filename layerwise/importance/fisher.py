@@ -1,148 +1,140 @@
 """Fisher information per layer, from exact per-example gradients and without a loop over examples.
 
-The gradient of a linear map on one example is the sum over positions of output gradient times input. Its squared
-norm follows from the two, without any weight gradient: either formed per example, or through the two Gram matrices
-over positions, whichever is cheaper for the shape.
+Its trace, its mean per parameter, and its diagonal itself; each of them true (labels of the model) or empirical (labels
+of the data), and never the square of a batch's mean gradient.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from layerwise.models.families import normalised
-from layerwise.models.inputs import IGNORED
-from layerwise.models.layers import forward_inputs, layers_of, pretrained_of, shifts_labels, stacks_of
-from layerwise.models.modes import evaluating
+from layerwise.importance.backward import Options, backpropagated
+from layerwise.importance.likelihood import Batches, Labels
+from layerwise.importance.per_example import LatestGram, parameterised, squared_gradients, squared_norm
+from layerwise.models.layers import layers_of, pretrained_of
 
-Batches = Iterable[Mapping[str, Tensor]]
+__all__ = ["Batches", "diagonal_fisher", "fisher_information", "mean_fisher"]
 
 
 def fisher_information(
     model: nn.Module,
     batches: Batches,
-    labels: Literal["model", "data"],
+    labels: Labels,
     generator: torch.Generator | None = None,
+    **options: Unpack[Options],
 ) -> NDArray[np.float64]:
     """Trace of the Fisher information of each layer's parameters: mean squared norm of per-example gradients.
 
-    An example is one row of a batch; its loss is the sum of the negative log-likelihoods, in nats, of its labelled
-    positions. Dropout is off. The model's mode and gradient flags are the same afterwards. Position tables that
-    all layers of a stack share (T5) belong to no layer and are left out.
+    An example is one row of a batch, unless `example="token"`. Dropout is off. The model's mode and gradient flags
+    are the same afterwards. Position tables that all layers of a stack share (T5) belong to no layer and are left out.
 
     Args:
         model: A supported language model or sequence classifier, or a `Recommender`.
         batches: Keyword dictionaries for the model's forward, with `labels` as `transformers` expects them: *batch x
             length*, -100 where there is none, aligned with `input_ids` (causal models shift them themselves) or with
             the decoder's output; *batch* for a classifier.
-        labels: `"model"` draws the labels from the model's own distribution, which gives the (true) Fisher;
-            `"data"` takes those of the batch, which gives the empirical Fisher.
+        labels: `"model"` draws the labels from the model's own distribution, an unbiased estimate of the (true)
+            Fisher; `"exact"` sums over all classes with their probabilities instead, at one backward pass per class
+            and label of a row; `"data"` takes the labels of the batch, which gives the empirical Fisher.
         generator: Draws the labels where `labels="model"`; seeded with 0 by default.
+        **options: `example`, `draws` and `predict`; see `Options`.
 
     Returns:
-        One value per layer, *num_layers*, in squared nats; `nan` if there is no batch.
+        One value per layer, *num_layers*, in squared nats; `nan` if there is no example.
 
     Raises:
-        ValueError: If a batch has no labels, or `labels` is neither of the two.
+        ValueError: If a batch has no labels, or an argument is none of the possible ones.
         UnsupportedArchitectureError: If a layer holds parameters of an unknown kind.
 
     References:
-        Kunstner, Balles and Hennig 2019 (true against empirical); Goodfellow 2015, arXiv 1510.01799, and Bu et al.
-        2022, arXiv 2210.00038 (norms without per-example gradients).
+        Kunstner, Balles and Hennig 2019 (true against empirical).
     """
-    if labels not in ("model", "data"):
-        raise ValueError(f'labels must be "model" or "data", got {labels!r}')
     pretrained = pretrained_of(model)
-    generator = generator or torch.Generator(pretrained.device).manual_seed(0)
     layers = layers_of(pretrained)
-    totals, examples = torch.zeros(len(layers), dtype=torch.float64), 0
-    with evaluating(pretrained), _frozen(pretrained), _squared_norms(pretrained, totals):
-        for batch in batches:
-            if "labels" not in batch:
-                raise ValueError(f"Fisher information needs labels in every batch, got only {sorted(batch)}")
-            logits, targets = _predictions(pretrained, batch)
-            if labels == "model":
-                targets = _drawn(logits.detach(), targets, generator)
-            loss = nn.functional.cross_entropy(
-                logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-            )
-            loss.backward()
-            examples += len(targets)
-    return (totals / examples).numpy() if examples else np.full(len(layers), np.nan)
+    totals = torch.zeros(len(layers), dtype=torch.float64, device=pretrained.device)
+    gram_of_states = LatestGram()
 
-
-def _predictions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits in fp32 and the labels that stand at the same places."""
-    logits, labels = model(**forward_inputs(model, batch), use_cache=False).logits.float(), batch["labels"]
-    return (logits[:, :-1], labels[:, 1:]) if shifts_labels(model) else (logits, labels)
-
-
-def _drawn(logits: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-    """Labels drawn from the model at the positions that have one."""
-    labelled = targets != IGNORED
-    drawn = targets.clone()
-    drawn[labelled] = torch.multinomial(logits[labelled].softmax(-1), 1, generator=generator)[:, 0]
-    return drawn
-
-
-@contextmanager
-def _frozen(model: PreTrainedModel) -> Iterator[None]:
-    """No parameter asks for a gradient inside the block: activations carry all that is needed."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-@contextmanager
-def _squared_norms(model: PreTrainedModel, totals: Tensor) -> Iterator[None]:
-    """Each backward pass inside the block adds to `totals` the squared gradient norms of its examples."""
-    with ExitStack() as hooks:
-        for stack in stacks_of(model).values():
-            hooks.callback(stack[0].register_forward_pre_hook(_require_grad).remove)
-        for index, layer in enumerate(layers_of(model)):
-            for module in layer.modules():
-                if next(module.parameters(recurse=False), None) is not None and not isinstance(module, nn.Embedding):
-                    hooks.callback(module.register_forward_hook(_watch(index, totals)).remove)
-        yield
-
-
-def _require_grad(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The graph begins at the first layer of a stack: nothing below it is differentiated."""
-    return (inputs[0].detach().requires_grad_(), *inputs[1:])
-
-
-def _watch(index: int, totals: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        states = inputs[0].detach()
-
+    def listen(total: Tensor, module: nn.Module, states: Tensor, _: Tensor) -> Callable[[Tensor], None]:
         def add(gradient: Tensor) -> None:
-            totals[index] += _squared_norm(module, states, gradient).double().cpu()
+            total.add_(squared_norm(module, states, gradient, gram_of_states))
 
-        output.register_hook(add)
+        return add
 
-    return hook
+    listeners = {
+        module: partial(listen, total, module)
+        for total, layer in zip(totals, layers, strict=True)
+        for _, module in parameterised(layer)
+    }
+    examples = backpropagated(model, batches, labels, generator, listeners, **options)
+    return totals.cpu().numpy() / (examples or np.nan)
 
 
-def _squared_norm(module: nn.Module, states: Tensor, gradient: Tensor) -> Tensor:
-    """Squared norm of the gradient of one module's parameters, summed over the examples of the batch."""
-    bias = getattr(module, "bias", None)
-    of_bias = gradient.flatten(1, -2).sum(1).square().sum() if bias is not None else gradient.new_zeros(())
-    if not isinstance(module, nn.Linear | Conv1D):
-        return (gradient * normalised(module, states)).flatten(1, -2).sum(1).square().sum() + of_bias
-    length, inputs, outputs = states.shape[1], states.shape[2], gradient.shape[2]
-    if length * (inputs + outputs) < inputs * outputs:
-        gram = (states @ states.mT) * (gradient @ gradient.mT)  # batch x length x length
-        return gram.sum() + of_bias
-    return (gradient.mT @ states).square().sum() + of_bias  # batch x out x in
+def mean_fisher(
+    model: nn.Module,
+    batches: Batches,
+    labels: Labels,
+    generator: torch.Generator | None = None,
+    **options: Unpack[Options],
+) -> NDArray[np.float64]:
+    """Mean of the Fisher information's diagonal over each layer's parameters, which does not grow with their number.
+
+    Arguments and errors are those of `fisher_information`, of which this is the trace divided by the number of
+    parameters that it counts.
+
+    Returns:
+        One value per layer, *num_layers*, in squared nats; `nan` if there is no example.
+    """
+    sizes = [
+        sum(parameter.numel() for _, module in parameterised(layer) for parameter in module.parameters(recurse=False))
+        for layer in layers_of(model)
+    ]
+    traces = fisher_information(model, batches, labels, generator, **options)
+    return np.divide(traces, sizes)
+
+
+def diagonal_fisher(
+    model: nn.Module,
+    batches: Batches,
+    labels: Labels,
+    generator: torch.Generator | None = None,
+    **options: Unpack[Options],
+) -> dict[str, Tensor]:
+    """Diagonal of the Fisher information: the mean square of each parameter's per-example gradient.
+
+    Arguments and errors are those of `fisher_information`; summed over a layer this is its trace. It costs more than
+    the trace: weight gradients are formed, for a few examples at a time.
+
+    Returns:
+        A tensor of each parameter's shape and device, by its name in the `transformers` model, for the parameters
+        that the trace counts; in squared nats, at least fp32; `nan` if there is no example.
+    """
+    pretrained = pretrained_of(model)
+    paths = {module: path for path, module in pretrained.named_modules()}
+    modules = [module for layer in layers_of(pretrained) for _, module in parameterised(layer)]
+    totals = {
+        module: {
+            name: torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+            for name, parameter in module.named_parameters(recurse=False)
+        }
+        for module in modules
+    }
+
+    def listen(module: nn.Module, states: Tensor, _: Tensor) -> Callable[[Tensor], None]:
+        def add(gradient: Tensor) -> None:
+            for name, squares in squared_gradients(module, states, gradient).items():
+                totals[module][name] += squares
+
+        return add
+
+    listeners = {module: partial(listen, module) for module in modules}
+    examples = backpropagated(model, batches, labels, generator, listeners, **options)
+    return {
+        f"{paths[module]}.{name}": total / (examples or torch.nan)
+        for module, of in totals.items()
+        for name, total in of.items()
+    }
