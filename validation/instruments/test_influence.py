@@ -1,14 +1,16 @@
-"""BlockInfluence by hand, at the positions that count, and before the final norm."""
+"""BlockInfluence and angular distance by hand, at the positions that count, and before the final norm."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from layerwise.importance.influence import block_influence
+from layerwise.importance.influence import angular_distance, block_influence
 from layerwise.importance.scores import layer_scores
 from layerwise.models.families import FAMILIES, Shape
 from layerwise.models.layers import layers_of, traced
@@ -274,3 +276,104 @@ def test_recommender_is_scored_on_the_batches_it_makes(family):
     assert found.shape == (len(layers_of(recommender)),)
     assert (found > 0).all()
     np.testing.assert_array_equal(found, block_influence(recommender.model, batches))
+
+
+def test_angles_of_runs_by_hand(turning):
+    """Angles of a plane add up; half a turn is 1. Only the newest position is asked, here the last."""
+    for window, expected in [(1, [0, 1, 0, 1]), (2, [1, 1, 1]), (3, [1, 0]), (4, [0])]:
+        found = angular_distance(turning, [{"input_ids": TOKENS}], window)
+        np.testing.assert_allclose(found, expected, atol=1e-3)  # fp32 states: an angle of 0 is known to 1e-4
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        ([[1, 1, 0], [1, 0, 0]], [0, 1, (1 / 2 + 1 / 3) / 2, (0 + 1 / 2) / 2]),  # padded on the right
+        ([[0, 1, 1], [0, 1, 0]], [0, 1, (0 + 1 / 2) / 2, (1 + 0) / 2]),  # on the left, on both sides
+        ([[1, 1, 0], [0, 0, 0]], [0, 1, 1 / 2, 0]),  # nothing counts in the second row: one example
+    ],
+)
+def test_angle_is_taken_at_the_last_position_that_counts(turning, mask, expected):
+    batch = {"input_ids": TOKENS, "attention_mask": torch.tensor(mask)}
+
+    np.testing.assert_allclose(angular_distance(turning, [batch]), expected, atol=1e-3)
+
+
+def test_every_example_weighs_the_same_in_whichever_batch_it_stands(turning):
+    batches = [
+        {"input_ids": TOKENS},
+        {"input_ids": TOKENS[:1], "attention_mask": torch.tensor([[1, 0, 0]])},
+    ]
+    expected = [0, 1, (0 + 0 + 1 / 3) / 3, (1 + 1 + 1 / 2) / 3]
+
+    np.testing.assert_allclose(angular_distance(turning, batches), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_angular_distance_of_every_family_equals_the_slow_way(family, window):
+    """One example at a time, never padded; a run that starts in T5's encoder does not end in its decoder."""
+    recommender = large(family)
+    batches = recommender.labelled_batches([np.arange(2, 5), np.arange(9), np.arange(1, 6)], batch_size=2)
+    angles = []
+    for batch in batches:
+        for row, mask in enumerate(batch["attention_mask"].bool()):
+            one = {"input_ids": batch["input_ids"][row : row + 1, mask]}
+            if family == "t5":
+                one["decoder_input_ids"] = batch["decoder_input_ids"][row : row + 1]
+            with torch.no_grad(), traced(recommender.model) as trace:
+                recommender.model.eval()(**one)
+            runs = zip(trace.inputs[: NUM_LAYERS - window + 1], trace.outputs[window - 1 :], strict=True)
+            states = [(before[0, -1].double().numpy(), after[0, -1].double().numpy()) for before, after in runs]
+            angles.append([np.arccos(cosine(before, after)) / np.pi for before, after in states])
+    expected = np.mean(angles, axis=0)
+    if family == "t5":
+        crossing = [first < 2 <= first + window - 1 for first in range(len(expected))]
+        expected[crossing] = np.nan
+    found = angular_distance(recommender, batches, window)
+
+    assert np.nanmin(expected, initial=1) > 0.01
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@given(st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_the_angle_over_a_run_is_at_most_the_sum_of_its_layers(rows):
+    """Angles are a metric."""
+    model, batches = made(), [{"input_ids": torch.tensor(rows)}]
+    single = angular_distance(model, batches)
+
+    for window in (2, 3, 4):
+        bound = np.convolve(single, np.ones(window), "valid")
+        assert (angular_distance(model, batches, window) <= bound + 1e-6).all()
+
+
+def test_a_run_that_turns_nothing_is_the_most_redundant():
+    model = made()
+    with torch.no_grad():
+        for layer in model.model.layers[1:3]:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    found = angular_distance(model, [{"input_ids": TOKENS}], window=2)
+
+    assert found.argmin() == 1
+    assert found[1] == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("window", [0, NUM_LAYERS + 1])
+def test_window_that_does_not_fit_is_refused(window):
+    with pytest.raises(ValueError, match=rf"window must lie within \[1, {NUM_LAYERS}\].*got {window}"):
+        angular_distance(made(), [{"input_ids": TOKENS}], window)
+
+
+def test_angle_without_an_example_is_nan_and_the_model_is_left_as_it_was():
+    model = made(attention_dropout=0.5).train()
+    model.model.layers[1].eval()
+    modes = [module.training for module in model.modules()]
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first, again = (angular_distance(model, [{"input_ids": TOKENS}], 2) for _ in range(2))
+
+    assert np.isnan(angular_distance(model, [], 2)).tolist() == [True] * (NUM_LAYERS - 1)
+    np.testing.assert_array_equal(first, again)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
