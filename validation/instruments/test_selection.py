@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from layerwise.compression.selection import (
     number_to_keep,
+    select_contiguous,
     select_first,
+    select_last,
     select_layers,
+    select_protected,
     select_random,
     select_uniform,
 )
@@ -104,6 +107,86 @@ def test_first_layers_are_the_first():
     assert select_first(8, 3) == (0, 1, 2)
 
 
+def test_last_layers_are_the_last():
+    assert select_last(8, 3) == (5, 6, 7)
+    assert select_last(3, 3) == (0, 1, 2)
+
+
+def test_protected_ends_stay_whatever_their_score():
+    scores = [0, 3, 9, 8, 1, 0]
+    assert select_protected(scores, keep=3) == (0, 2, 5)
+    assert select_protected(scores, keep=5, first=2, last=1) == (0, 1, 2, 3, 5)
+    assert select_protected(scores, keep=4, first=0, last=2) == (2, 3, 4, 5)
+
+
+def test_where_not_all_ends_can_stay_the_first_win_then_the_very_last():
+    scores = [0, 0, 9, 9, 0, 0]
+    assert select_protected(scores, keep=1) == (0,)
+    assert select_protected(scores, keep=2) == (0, 5)
+    assert select_protected(scores, keep=2, first=3, last=2) == (0, 1)
+    assert select_protected(scores, keep=3, first=2, last=2) == (0, 1, 5)
+    assert select_protected(scores, keep=4, first=9, last=9) == (0, 1, 2, 3)
+
+
+def test_negative_number_of_protected_layers_is_refused():
+    with pytest.raises(ValueError, match="must not be negative, got 1 first and -1 last"):
+        select_protected([1, 2, 3], keep=2, last=-1)
+
+
+@given(st.data(), st.lists(st.integers(-3, 3), min_size=1, max_size=20), st.integers(0, 4), st.integers(0, 4))
+def test_protected_selection_is_by_score_between_the_ends(data, scores, first, last):
+    keep = data.draw(st.integers(1, len(scores)))
+    kept = select_protected(scores, keep, first, last)
+    ends = {*range(len(scores))[:first], *range(len(scores))[max(0, len(scores) - last) :]}
+
+    assert list(kept) == sorted(set(kept))
+    assert len(kept) == keep
+    if keep > len(ends):
+        inner = [index for index in range(len(scores)) if index not in ends]
+        chosen = select_layers([scores[index] for index in inner], keep - len(ends))
+        assert set(kept) == ends | {inner[index] for index in chosen}
+    else:
+        assert set(kept) <= ends
+    if first == last == 0:
+        assert kept == select_layers(scores, keep)
+
+
+def test_most_redundant_run_goes_by_hand():
+    """Runs of two among five layers can start at 0, 1, 2 or 3."""
+    assert select_contiguous([0.9, 0.4, 0.1, 0.3], num_layers=5, keep=3) == (0, 1, 4)
+    assert select_contiguous([0.1, 0.4, 0.9, 0.3], num_layers=5, keep=3) == (2, 3, 4)
+    assert select_contiguous([0.9, 0.4, 0.3, 0.1], num_layers=5, keep=3) == (0, 1, 2)
+
+
+def test_of_equally_redundant_runs_the_later_goes():
+    assert select_contiguous([0.5, 0.5, 0.5], num_layers=8, keep=2) == (0, 1)
+    assert select_contiguous([0.2, 0.5, 0.2, 0.5], num_layers=4, keep=3) == (0, 1, 3)
+
+
+def test_no_run_goes_where_all_layers_stay():
+    assert select_contiguous([0.0] * 5, num_layers=4, keep=4) == (0, 1, 2, 3)
+
+
+@given(st.data(), depths())
+def test_the_run_that_goes_is_one_of_the_nearest(data, depth):
+    num_layers, keep = depth
+    distances = data.draw(st.lists(st.floats(0, 1), min_size=keep + 1, max_size=keep + 1))
+    kept = select_contiguous(distances, num_layers, keep)
+    gone = sorted(set(range(num_layers)) - set(kept))
+
+    assert list(kept) == sorted(set(kept))
+    assert len(kept) == keep
+    if gone:
+        assert gone == list(range(gone[0], gone[0] + num_layers - keep))
+        assert distances[gone[0]] == min(distances)
+
+
+@pytest.mark.parametrize("distances", [[0.1, 0.2], [0.1] * 4, [0.1, 0.2, float("nan")], [[0.1, 0.2, 0.3]]])
+def test_distances_that_do_not_fit_the_run_are_refused(distances):
+    with pytest.raises(ValueError, match="a run of 3 of 5 layers has 3 places, each with a finite distance, got"):
+        select_contiguous(distances, num_layers=5, keep=2)
+
+
 @given(depths(), st.integers(0, 2**32 - 1))
 def test_random_selection_is_a_set_of_layers_decided_by_the_generator(depth, seed):
     kept = select_random(*depth, np.random.default_rng(seed))
@@ -128,7 +211,10 @@ def test_random_selection_draws_every_set_equally_often():
 def test_number_of_layers_out_of_range_is_refused(keep):
     calls = [
         lambda: select_layers([1, 2, 3, 4], keep),
+        lambda: select_protected([1, 2, 3, 4], keep),
+        lambda: select_contiguous([0.0] * max(0, keep + 1), 4, keep),
         lambda: select_first(4, keep),
+        lambda: select_last(4, keep),
         lambda: select_uniform(4, keep),
         lambda: select_random(4, keep, np.random.default_rng(0)),
     ]
