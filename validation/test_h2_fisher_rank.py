@@ -4,27 +4,29 @@ Where it stands: hypothesis H2 of the Layerwise Adapter project. It would be ref
 between a layer's Fisher information and what removing that layer really costs.
 """
 
-import numpy as np
 import pytest
 
-from layerwise.lab.exhibits import importance_figure, subject_checks
-from layerwise.statistics import RankCorrelation
+from layerwise.lab.exhibits import floor_checks
+from layerwise.lab.hypotheses import FISHERS, fisher_rank
+from layerwise.lab.layer_exhibits import methods_table, scatter
 
 
 @pytest.mark.claim("fisher-rank")
-@pytest.mark.parametrize("method", ["llama-empirical-fisher"])
-def test_fisher_information_ranks_layers_by_removal_damage(study, claim, method):
-    """Over the layers of a model, empirical Fisher information and removal damage rise together."""
-    scores = study.layer_scores("empirical-fisher")
-    damage = np.stack([seed.by_layer for seed in study.damage()])
-    influence = RankCorrelation(study.layer_scores("block-influence"), damage)
+@pytest.mark.parametrize("method", FISHERS)
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "bert", "t5"])
+def test_fisher_information_ranks_layers_by_removal_damage(study, claim, family, method):
+    """Over the layers of a model, Fisher information and removal damage rise together."""
+    own = study.of(family)
+    influence = fisher_rank(own, "block-influence")
 
-    for check in subject_checks(study):
+    for check in floor_checks(own):
         claim.require(*check)
-    claim.figure(**importance_figure(study, "empirical-fisher"))
+    claim.figure(**scatter(own, method))
+    if (family, method) == ("llama", FISHERS[0]):
+        claim.table(**methods_table({name: study.of(name) for name in study.tier.families or (family,)}))
 
     notes = {
         "reported by the source": 0.229,
         "BlockInfluence on the same models": influence.sentence(influence.interval(0.95)),
     }
-    claim.judge(RankCorrelation(scores, damage), notes=notes)
+    claim.judge(fisher_rank(own, method), notes=notes)

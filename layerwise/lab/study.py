@@ -3,14 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from layerwise.compression.selection import number_to_keep
 from layerwise.data.arrays import FloatArray
 from layerwise.data.splits import Split
 from layerwise.lab.experiments import (
     FLOOR,
+    RULES,
+    BandAdaptation,
     CompactModel,
     CutQuality,
     Damage,
@@ -18,17 +22,26 @@ from layerwise.lab.experiments import (
     FloorQuality,
     GapRivals,
     HealedModel,
+    LayerPortrait,
     LayerScores,
+    LayerShapley,
     Model,
+    Portrait,
     Quality,
+    RandomCut,
+    RandomCuts,
     RemovalDamage,
     ScratchModel,
+    TaskImportance,
+    TaskImportances,
     TrainingFree,
 )
 from layerwise.lab.lab import Lab
 from layerwise.lab.tiers import Subject, Tier
+from layerwise.models.layers import stacks_of
 from layerwise.models.recommender import Recommender
 
+Result = TypeVar("Result")
 Prepare = Callable[[Sequence[Experiment]], None]  # type: ignore[type-arg]
 
 
@@ -61,6 +74,11 @@ class Study:
         return self.subject.shape.num_layers
 
     @property
+    def depths(self) -> list[int]:
+        """Layers of each stack of the full model."""
+        return [len(layers) for layers in stacks_of(self.model(self.full()[0])).values()]
+
+    @property
     def keep(self) -> int:
         """Layers of the compact model."""
         return number_to_keep(self.depth, self.tier.kept)
@@ -82,9 +100,9 @@ class Study:
         """Untrained compact models; by the tier's method unless another one is named."""
         return [CompactModel(full, by or self.tier.selected_by, self.tier.kept) for full in self.full()]
 
-    def healed(self) -> list[HealedModel]:
-        """Healed compact models."""
-        return [HealedModel(compact) for compact in self.compact()]
+    def healed(self, by: str | None = None) -> list[HealedModel]:
+        """Healed compact models; by the tier's method unless another one is named."""
+        return [HealedModel(compact) for compact in self.compact(by)]
 
     def quality(self, models: Sequence[ScratchModel | CompactModel | HealedModel]) -> Mapping[str, FloatArray]:
         """Test metrics, name -> *seeds x users*; names as in `Quality`."""
@@ -99,30 +117,47 @@ class Study:
         self.prepare(wanted)
         return {quality.name: self.lab.get(quality) for quality in wanted}
 
-    def layer_scores(self, method: str) -> FloatArray:
+    def layer_scores(self, method: str) -> NDArray[np.float64]:
         """Importance of each layer, *seeds x num_layers*."""
-        wanted = [LayerScores(full, method) for full in self.full()]
-        self.prepare(wanted)
-        return np.stack([self.lab.get(scores) for scores in wanted])
+        by_seed: list[FloatArray] = self._of_full(lambda full: LayerScores(full, method))
+        return np.stack(by_seed).astype(np.float64)
+
+    def shapley(self) -> NDArray[np.float64]:
+        """Shapley value of each layer, in NDCG@10, *seeds x num_layers*."""
+        by_seed: list[FloatArray] = self._of_full(lambda full: LayerShapley(full))
+        return np.stack(by_seed).astype(np.float64)
 
     def damage(self) -> list[Damage]:
         """What removing layers really does, one per seed."""
-        wanted = [RemovalDamage(full) for full in self.full()]
-        self.prepare(wanted)
-        return [self.lab.get(damage) for damage in wanted]
+        return self._of_full(RemovalDamage)
+
+    def portraits(self) -> list[Portrait]:
+        """What the layers hold and do, one per seed."""
+        return self._of_full(LayerPortrait)
+
+    def tasks(self) -> dict[str, list[TaskImportance]]:
+        """Importance of the layers by task, one per seed; the tasks that the data allow."""
+        by_seed = self._of_full(TaskImportances)
+        return {name: [tasks[name] for tasks in by_seed] for name in by_seed[0]}
+
+    def adaptation(self) -> dict[str, FloatArray]:
+        """Log-likelihood of the next genre after tuning a band: arm -> *seeds x users*; empty without categories."""
+        by_seed = self._of_full(BandAdaptation)
+        return {arm: np.stack([values[arm] for values in by_seed]) for arm in by_seed[0]}
+
+    def random_cuts(self) -> dict[float, list[RandomCut]]:
+        """What random cuts keep, by the share of layers kept, one per seed."""
+        by_seed = self._of_full(lambda full: RandomCuts(full, self.tier.random_shares))
+        return {share: [cuts[share] for cuts in by_seed] for share in by_seed[0]}
 
     def training_free(self) -> dict[str, list[CutQuality]]:
         """NDCG@10 of every cut without training, by the name of the cut, one per seed."""
-        wanted = [TrainingFree(full, self.tier.rules) for full in self.full()]
-        self.prepare(wanted)
-        by_seed = [self.lab.get(cuts) for cuts in wanted]
+        by_seed = self._of_full(lambda full: TrainingFree(full, self.tier.rules))
         return {name: [cuts[name] for cuts in by_seed] for name in by_seed[0]}
 
     def gap_rivals(self) -> dict[str, FloatArray]:
         """NDCG@10, *seeds x users*, of the tier's cut by the way its gaps are closed, in order of rising quality."""
-        wanted = [GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full()]
-        self.prepare(wanted)
-        by_seed = [self.lab.get(rivals) for rivals in wanted]
+        by_seed = self._of_full(lambda full: GapRivals(full, self.tier.selected_by, self.tier.kept))
         stacked = {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
         return dict(sorted(stacked.items(), key=lambda way: float(way[1].mean())))
 
@@ -137,20 +172,34 @@ class Study:
         self.prepare(wanted)
         return [tuple(self.lab.course(compact)["kept_layers"]) for compact in wanted]
 
+    def _of_full(self, experiment: Callable[[ScratchModel], Experiment[Result]]) -> list[Result]:
+        """Results of an experiment on every full model, one per seed."""
+        wanted = [experiment(full) for full in self.full()]
+        self.prepare(wanted)
+        return [self.lab.get(one) for one in wanted]
+
     def everything(self) -> list[Experiment]:  # type: ignore[type-arg]
         """All results that the tier's claims read, the longest first."""
-        rules = [Quality(compact) for by in ("first", "uniform", "random") for compact in self.compact(by)]
-        of_families = [full for family in self.tier.families for full in self.of(family).full()]
         return [
-            *(TrainingFree(full, self.tier.rules) for full in of_families),
-            *(Quality(full) for full in of_families),
+            *(experiment for family in self.tier.families for experiment in self.of(family)._comparisons()),
             *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),
             *(Quality(full) for full in self.full()),
             *(Quality(shallow) for shallow in self.shallow()),
             *(Quality(healed) for healed in self.healed()),
+            *(Quality(healed) for by in self.tier.healed_rivals for healed in self.healed(by)),
             *(RemovalDamage(full) for full in self.full()),
             *(Quality(compact) for compact in self.compact()),
-            *(LayerScores(full, "block-influence") for full in self.full()),
-            *rules,
+            *(LayerScores(full, method) for method in self.tier.importances for full in self.full()),
+            *(Quality(compact) for by in RULES for compact in self.compact(by)),
             *(FloorQuality(self.subject, name) for name in FLOOR),
+        ]
+
+    def _comparisons(self) -> list[Experiment]:  # type: ignore[type-arg]
+        """What is asked of every family of a tier that compares families."""
+        kinds = (Quality, BandAdaptation, LayerPortrait, TaskImportances, LayerShapley, RemovalDamage)
+        return [
+            *(TrainingFree(full, self.tier.rules) for full in self.full()),
+            *(RandomCuts(full, self.tier.random_shares) for full in self.full()),
+            *(kind(full) for kind in kinds for full in self.full()),
+            *(LayerScores(full, method) for method in self.tier.importances for full in self.full()),
         ]

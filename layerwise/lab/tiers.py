@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from layerwise.compression.distill import HEALING, Distillation
+from layerwise.importance.scores import METHODS
 from layerwise.models.families import FAMILIES, Shape
 from layerwise.models.training import Recipe
 
@@ -46,6 +47,10 @@ class Tier:
         selected_by: Method that chooses the kept layers.
         families: Those whose compact models are judged without any training, with every rule of `rules`.
         rules: Ways to choose the kept layers that are compared there.
+        importances: Methods that score the layers of the full models; see `layer_scores`.
+        healed_rivals: Ways to choose the kept layers that are healed beside `selected_by`.
+        shares: Shares of the layers that untrained cuts keep.
+        in_detail: Family that random cuts are drawn from for every share; for the others only for `kept`.
     """
 
     name: str
@@ -54,7 +59,16 @@ class Tier:
     kept: float
     selected_by: str
     families: tuple[str, ...] = ()
-    rules: tuple[str, ...] = ("first", "uniform", "empirical-fisher", "block-influence")
+    rules: tuple[str, ...] = ("first", "uniform", "empirical-fisher", "block-influence", "magnitude")
+    importances: tuple[str, ...] = ("fisher", "empirical-fisher", "mean-fisher", "gate-fisher", "block-influence")
+    healed_rivals: tuple[str, ...] = ()
+    shares: tuple[float, ...] = (0.75, 0.5, 0.25)
+    in_detail: str = "llama"
+
+    @property
+    def random_shares(self) -> tuple[float, ...]:
+        """Shares that random cuts of the subject keep."""
+        return self.shares if self.subject.family == self.in_detail else (self.kept,)
 
     def subject_of(self, family: str) -> Subject:
         """The same sizes and data with another architecture; families that learn from fewer targets train longer."""
@@ -96,5 +110,7 @@ TIERS = {
         kept=0.25,
         selected_by="empirical-fisher",
         families=tuple(FAMILIES),
+        importances=tuple(METHODS),
+        healed_rivals=("random", "uniform", "first", "block-influence", "magnitude"),
     ),
 }

@@ -3,17 +3,24 @@
 The digests of the code are taken here, at import: later edits of the files do not change what this process runs.
 """
 
+from layerwise.lab.experiments.adaptation import BandAdaptation
 from layerwise.lab.experiments.base import Bench, Experiment, Report, closure
-from layerwise.lab.experiments.compact import CompactModel, HealedModel
+from layerwise.lab.experiments.compact import RULES, CompactModel, HealedModel
 from layerwise.lab.experiments.damage import Damage, RemovalDamage
 from layerwise.lab.experiments.gap_rivals import GapRivals
 from layerwise.lab.experiments.models import Model, ScratchModel
+from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
+from layerwise.lab.experiments.random_cuts import RandomCut, RandomCuts
 from layerwise.lab.experiments.scores import LayerScores
+from layerwise.lab.experiments.shapley import LayerShapley
+from layerwise.lab.experiments.tasks import TaskImportance, TaskImportances
 from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFree
 
 __all__ = [
     "FLOOR",
+    "RULES",
+    "BandAdaptation",
     "Bench",
     "CompactModel",
     "Cut",
@@ -23,25 +30,37 @@ __all__ = [
     "FloorQuality",
     "GapRivals",
     "HealedModel",
+    "LayerPortrait",
     "LayerScores",
+    "LayerShapley",
     "Model",
+    "Portrait",
     "Quality",
+    "RandomCut",
+    "RandomCuts",
     "RemovalDamage",
     "Report",
     "ScratchModel",
+    "TaskImportance",
+    "TaskImportances",
     "TrainingFree",
     "closure",
 ]
 
 for _kind in (
+    BandAdaptation,
     CompactModel,
     FloorQuality,
     GapRivals,
     HealedModel,
+    LayerPortrait,
     LayerScores,
+    LayerShapley,
     Quality,
+    RandomCuts,
     RemovalDamage,
     ScratchModel,
+    TaskImportances,
     TrainingFree,
 ):
     _kind.code_digest()

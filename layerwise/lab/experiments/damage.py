@@ -8,10 +8,12 @@ import numpy as np
 
 from layerwise.data.arrays import FloatArray
 from layerwise.evaluation.ranking import mean_by_user, ranking_metrics
+from layerwise.importance.bands import outer_bands
 from layerwise.importance.removal import metric_without_each_layer, metric_without_layers
 from layerwise.lab.experiments.base import Bench, Experiment, Report
 from layerwise.lab.experiments.models import ScratchModel
 from layerwise.lab.store import read_arrays, write_arrays
+from layerwise.models.layers import stacks_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Damage:
     Attributes:
         full: *users*.
         without: *num_layers x users*, one layer bypassed.
-        without_bottom, without_top: *users*, the first and the last `band` layers bypassed.
+        without_bottom, without_top: *users*, the outer bands bypassed, see `outer_bands`.
         band: Number of layers in a band.
     """
 
@@ -56,22 +58,21 @@ class RemovalDamage(Experiment[Damage]):
         model, split = lab.get(self.of), lab.split(self.subject)
         targets = split.test
         histories = split.histories(targets)
-        depth = len(model.layers)
-        band = max(1, round(self.band_share * depth))
+        bottom, top = outer_bands([len(layers) for layers in stacks_of(model).values()], self.band_share)
 
         def judge(scores: FloatArray, rows: slice) -> FloatArray:
             report(rows.stop / len(targets), "one layer at a time")
             return ranking_metrics(scores, targets.items[rows], histories[rows], ks=(10,))["ndcg@10"]
 
         full, without = metric_without_each_layer(model, histories, judge)
-        bottom = metric_without_layers(model, range(band), histories, judge)
-        top = metric_without_layers(model, range(depth - band, depth), histories, judge)
+        without_bottom = metric_without_layers(model, bottom, histories, judge)
+        without_top = metric_without_layers(model, top, histories, judge)
         by_user = {
             "full": mean_by_user(full, targets.users),
             "without": np.stack([mean_by_user(values, targets.users) for values in without]),
-            "without_bottom": mean_by_user(bottom, targets.users),
-            "without_top": mean_by_user(top, targets.users),
-            "band": np.array(band),
+            "without_bottom": mean_by_user(without_bottom, targets.users),
+            "without_top": mean_by_user(without_top, targets.users),
+            "band": np.array(len(bottom)),
         }
         write_arrays(folder / "damage.safetensors", by_user)
 
