@@ -146,15 +146,15 @@ def _chosen(fit: Fit, loss: Loss, rows: Array, targets: NDArray[np.generic], can
 
 
 def _squared_error(head: LinearHead, states: Array, targets: NDArray[np.generic]) -> float:
-    return float(np.square(head.logits(states) - targets).sum())
+    return float(np.square(head.logits(states) - targets).sum())  # type: ignore[operator]
 
 
 def _log_loss(head: LinearHead, states: Array, labels: NDArray[np.generic]) -> float:
-    return -float(np.take_along_axis(head.log_probabilities(states), labels[:, None], axis=1).mean())
+    return -float(np.take_along_axis(head.log_probabilities(states), labels[:, None], axis=1).mean())  # type: ignore[arg-type]
 
 
 def _ridge(states: Array, targets: NDArray[np.generic], strength: float) -> LinearHead:
-    mean, centre = states.mean(axis=0), np.mean(targets, axis=0)
+    mean, centre = states.mean(axis=0), np.mean(targets, axis=0)  # type: ignore[arg-type]
     centred = states - mean
     values, vectors = np.linalg.eigh(centred.T @ centred / len(states))
     projected = vectors.T @ (centred.T @ (targets - centre)) / len(states)
@@ -186,7 +186,7 @@ def _logistic(states: Array, indicators: Array, strength: float) -> LinearHead:
         return float(loss), ((expected - observed + penalty * head) * step).ravel()
 
     options = {"gtol": GRADIENT_TOLERANCE, "ftol": 0.0, "maxiter": 1000, "maxcor": 20}
-    found = minimize(objective, np.zeros(step.size), jac=True, method="L-BFGS-B", options=options)
+    found = minimize(objective, np.zeros(step.size), jac=True, method="L-BFGS-B", options=options)  # type: ignore[call-overload]
     if np.abs(found.jac).max() > 100 * GRADIENT_TOLERANCE:
         raise RuntimeError(
             f"logistic regression stopped at a gradient of {np.abs(found.jac).max():.1e}: {found.message}"

@@ -56,7 +56,7 @@ def cka_matrix(states: Sequence[FloatArray] | FloatArray, debiased: bool = False
         for j, y in enumerate(centred[: i + 1]):
             shared[i, j] = shared[j, i] = _debiased(x, y) if debiased else np.square(x.T @ y).sum()
     norms = np.sqrt(np.where(shared.diagonal() > 0, shared.diagonal(), np.nan))
-    return shared / np.outer(norms, norms)
+    return shared / np.outer(norms, norms)  # type: ignore[no-any-return]
 
 
 def _debiased(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

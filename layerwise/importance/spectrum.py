@@ -51,4 +51,4 @@ def principal_plane(states: FloatArray) -> NDArray[np.float64]:
 
 def _centred(states: FloatArray) -> NDArray[np.float64]:
     wide = states.astype(np.float64)
-    return wide - wide.mean(axis=0)
+    return wide - wide.mean(axis=0)  # type: ignore[no-any-return]

@@ -20,7 +20,6 @@ from layerwise.statistics.tables import FloatArray
 
 FISHERS = ("fisher", "empirical-fisher", "mean-fisher", "gate-fisher")
 INDEPENDENT_FISHERS = ("fisher", "empirical-fisher", "gate-fisher")  # a mean over equal layers ranks like a sum
-RIVALS = ("random", "uniform", "first", "block-influence", "magnitude")
 
 
 def band_removal(study: Study) -> MeanDifference:
@@ -98,14 +97,15 @@ def fisher_agreement(study: Study, methods: Sequence[str] = INDEPENDENT_FISHERS)
 def fisher_selection(study: Study, share: float) -> AllOf:
     """H2: NDCG@10 of a bare cut by the tier's Fisher information minus that of each rival's cut."""
     own = bare_cut(study, study.tier.selected_by, share)
-    return AllOf({rival: MeanDifference(own - bare_cut(study, rival, share), "NDCG@10") for rival in RIVALS})
+    return AllOf({rival: MeanDifference(own - bare_cut(study, rival, share), "NDCG@10") for rival in study.tier.rivals})
 
 
 def fisher_selection_healed(study: Study) -> AllOf:
     """H2: the same after healing; random stands for one draw per seed."""
     own = study.quality(study.healed())["ndcg@10"]
     rivals: dict[str, Effect] = {
-        rival: MeanDifference(own - study.quality(study.healed(rival))["ndcg@10"], "NDCG@10") for rival in RIVALS
+        rival: MeanDifference(own - study.quality(study.healed(rival))["ndcg@10"], "NDCG@10")
+        for rival in study.tier.rivals
     }
     return AllOf(rivals)
 
@@ -128,7 +128,7 @@ def bare_cut(study: Study, rule: str, share: float) -> FloatArray:
     """NDCG@10 of a cut without training, *seeds x users*; for random cuts the mean over the draws."""
     if rule == "random":
         return np.stack([cut.by_user for cut in study.random_cuts()[share]]).astype(np.float64)
-    return np.stack([cut.ndcg for cut in study.training_free()[f"{share:g}/{rule}/bare"]]).astype(np.float64)
+    return study.rule_cuts()[share, rule].astype(np.float64)
 
 
 def _against_depth(values: FloatArray) -> RankCorrelation:

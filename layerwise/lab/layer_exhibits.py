@@ -9,7 +9,7 @@ from scipy.stats import page_trend_test
 from layerwise.compression.learned import leave_one_out_predictions
 from layerwise.data.categories import item_categories
 from layerwise.evaluation.tasks import next_event_tasks
-from layerwise.lab.hypotheses import FISHERS, RIVALS, bare_cut, damage_by_layer
+from layerwise.lab.hypotheses import FISHERS, bare_cut, damage_by_layer
 from layerwise.lab.study import Study
 from layerwise.statistics import AllOf, MeanDifference, RankCorrelation, kendalls_w
 from layerwise.statistics.rank_effect import spearman
@@ -234,9 +234,11 @@ def cuts_figure(study: Study) -> Picture:
     """NDCG@10 of bare cuts against the share removed, by the rule that chose the kept layers."""
     full = study.quality(study.full())["ndcg@10"].mean()
     lines = []
-    for rule in (study.tier.selected_by, *RIVALS):
-        values = [100 * bare_cut(study, rule, share).mean() / full for share in study.tier.shares]
-        lines.append({"label": rule, "x": [round(100 * (1 - share)) for share in study.tier.shares], "y": values})
+    for rule in (study.tier.selected_by, *study.tier.rivals):
+        values = [100 * bare_cut(study, rule, share).mean() / full for share in study.tier.compared_shares]
+        lines.append(
+            {"label": rule, "x": [round(100 * (1 - share)) for share in study.tier.compared_shares], "y": values}
+        )
     return {
         **_lines("cuts", f"{study.subject.family}: NDCG@10 of bare cuts", "NDCG@10, % of full", lines, ("full", 100.0)),
         "x_label": "% of the layers removed",

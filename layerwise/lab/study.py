@@ -31,6 +31,7 @@ from layerwise.lab.experiments import (
     RandomCut,
     RandomCuts,
     RemovalDamage,
+    RuleCuts,
     ScratchModel,
     TaskImportance,
     TaskImportances,
@@ -147,8 +148,17 @@ class Study:
 
     def random_cuts(self) -> dict[float, list[RandomCut]]:
         """What random cuts keep, by the share of layers kept, one per seed."""
-        by_seed = self._of_full(lambda full: RandomCuts(full, self.tier.random_shares))
+        by_seed = self._of_full(lambda full: RandomCuts(full, self.tier.compared_shares))
         return {share: [cuts[share] for cuts in by_seed] for share in by_seed[0]}
+
+    def rule_cuts(self) -> dict[tuple[float, str], FloatArray]:
+        """NDCG@10 of bare cuts: (share kept, rule) -> *seeds x users*."""
+        by_seed = self._of_full(self._rule_cuts)
+        return {cut: np.stack([values[cut] for values in by_seed]) for cut in by_seed[0]}
+
+    def _rule_cuts(self, full: ScratchModel) -> RuleCuts:
+        rules = [rule for rule in (self.tier.selected_by, *self.tier.rivals) if rule != "random"]
+        return RuleCuts(full, tuple(rules), self.tier.compared_shares)
 
     def training_free(self) -> dict[str, list[CutQuality]]:
         """NDCG@10 of every cut without training, by the name of the cut, one per seed."""
@@ -186,7 +196,7 @@ class Study:
             *(Quality(full) for full in self.full()),
             *(Quality(shallow) for shallow in self.shallow()),
             *(Quality(healed) for healed in self.healed()),
-            *(Quality(healed) for by in self.tier.healed_rivals for healed in self.healed(by)),
+            *(Quality(healed) for by in self.tier.rivals for healed in self.healed(by) if self.tier.families),
             *(RemovalDamage(full) for full in self.full()),
             *(Quality(compact) for compact in self.compact()),
             *(LayerScores(full, method) for method in self.tier.importances for full in self.full()),
@@ -199,7 +209,8 @@ class Study:
         kinds = (Quality, BandAdaptation, LayerPortrait, TaskImportances, LayerShapley, RemovalDamage)
         return [
             *(TrainingFree(full, self.tier.rules) for full in self.full()),
-            *(RandomCuts(full, self.tier.random_shares) for full in self.full()),
+            *(RandomCuts(full, self.tier.compared_shares) for full in self.full()),
+            *(self._rule_cuts(full) for full in self.full()),
             *(kind(full) for kind in kinds for full in self.full()),
             *(LayerScores(full, method) for method in self.tier.importances for full in self.full()),
         ]

@@ -48,9 +48,9 @@ class Tier:
         families: Those whose compact models are judged without any training, with every rule of `rules`.
         rules: Ways to choose the kept layers that are compared there.
         importances: Methods that score the layers of the full models; see `layer_scores`.
-        healed_rivals: Ways to choose the kept layers that are healed beside `selected_by`.
+        rivals: Ways to choose the kept layers that `selected_by` is to beat.
         shares: Shares of the layers that untrained cuts keep.
-        in_detail: Family that random cuts are drawn from for every share; for the others only for `kept`.
+        in_detail: Family whose cuts are compared for every share, and healed too; those of the others for `kept`.
     """
 
     name: str
@@ -59,15 +59,15 @@ class Tier:
     kept: float
     selected_by: str
     families: tuple[str, ...] = ()
-    rules: tuple[str, ...] = ("first", "uniform", "empirical-fisher", "block-influence", "magnitude")
+    rules: tuple[str, ...] = ("first", "uniform", "empirical-fisher", "block-influence")
     importances: tuple[str, ...] = ("fisher", "empirical-fisher", "mean-fisher", "gate-fisher", "block-influence")
-    healed_rivals: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ("random", "uniform", "first", "block-influence", "magnitude")
     shares: tuple[float, ...] = (0.75, 0.5, 0.25)
     in_detail: str = "llama"
 
     @property
-    def random_shares(self) -> tuple[float, ...]:
-        """Shares that random cuts of the subject keep."""
+    def compared_shares(self) -> tuple[float, ...]:
+        """Shares that cuts of the subject keep where rules are compared."""
         return self.shares if self.subject.family == self.in_detail else (self.kept,)
 
     def subject_of(self, family: str) -> Subject:
@@ -111,6 +111,5 @@ TIERS = {
         selected_by="empirical-fisher",
         families=tuple(FAMILIES),
         importances=tuple(METHODS),
-        healed_rivals=("random", "uniform", "first", "block-influence", "magnitude"),
     ),
 }

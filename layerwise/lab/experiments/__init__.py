@@ -12,6 +12,7 @@ from layerwise.lab.experiments.models import Model, ScratchModel
 from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
 from layerwise.lab.experiments.random_cuts import RandomCut, RandomCuts
+from layerwise.lab.experiments.rule_cuts import RuleCuts
 from layerwise.lab.experiments.scores import LayerScores
 from layerwise.lab.experiments.shapley import LayerShapley
 from layerwise.lab.experiments.tasks import TaskImportance, TaskImportances
@@ -40,6 +41,7 @@ __all__ = [
     "RandomCuts",
     "RemovalDamage",
     "Report",
+    "RuleCuts",
     "ScratchModel",
     "TaskImportance",
     "TaskImportances",
@@ -59,6 +61,7 @@ for _kind in (
     Quality,
     RandomCuts,
     RemovalDamage,
+    RuleCuts,
     ScratchModel,
     TaskImportances,
     TrainingFree,
