@@ -113,7 +113,7 @@ def search(
     best = values[kept]  # of the current climb
     while len(values) < budget:
         for neighbour in space.neighbours(kept, rng):
-            if values[neighbour] >= best:
+            if values[neighbour] > best:
                 kept, best = neighbour, values[neighbour]
                 break
             if len(values) == budget:
