@@ -9,7 +9,7 @@ import pytest
 
 from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import attention_trend
-from layerwise.lab.layer_exhibits import attention_by_depth
+from layerwise.lab.layer_exhibits import attention_by_depth, spread_note
 
 
 @pytest.mark.claim("attention-trend")
@@ -28,4 +28,5 @@ def test_deeper_layers_attend_more_selectively_and_farther_back(study, claim, fa
         for name in shown:
             claim.figure(**attention_by_depth(families, name))
 
-    claim.judge(effect, notes={f"{measure} by layer": effect.damage.mean(axis=(0, 2)).round(4).tolist()})
+    by_layer = {f"{measure} by layer": effect.damage.mean(axis=(0, 2)).round(4).tolist()}
+    claim.judge(effect, notes=by_layer | spread_note(effect))

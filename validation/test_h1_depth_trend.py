@@ -15,6 +15,7 @@ from layerwise.lab.layer_exhibits import (
     depth_notes,
     importance_heatmap,
     similarity_heatmap,
+    spread_note,
 )
 
 
@@ -33,4 +34,5 @@ def test_removal_damage_rises_with_depth(study, claim, family):
         claim.figure(**dependency_heatmap(own))
         claim.figure(**similarity_heatmap(own))
 
-    claim.judge(depth_trend(own), notes=depth_notes(own))
+    effect = depth_trend(own)
+    claim.judge(effect, notes=depth_notes(own) | spread_note(effect))

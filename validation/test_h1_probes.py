@@ -11,7 +11,7 @@ import pytest
 
 from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import complexity_trend, probe_trend, s_shape
-from layerwise.lab.layer_exhibits import probes_by_depth, rank_by_depth, states_map
+from layerwise.lab.layer_exhibits import probes_by_depth, rank_by_depth, spread_note, states_map
 
 FAMILIES = ["llama", "qwen3", "gpt2", "bert", "t5"]
 
@@ -43,7 +43,8 @@ def test_a_linear_probe_reads_more_from_deeper_layers(own, families, claim, fami
     if probe == "genre":
         claim.figure(**states_map(own))
 
-    claim.judge(effect, notes={"probe by layer": effect.damage.mean(axis=(0, 2)).round(4).tolist()})
+    by_layer = {"probe by layer": effect.damage.mean(axis=(0, 2)).round(4).tolist()}
+    claim.judge(effect, notes=by_layer | spread_note(effect))
 
 
 @pytest.mark.claim("complexity-trend")

@@ -220,6 +220,19 @@ def depth_notes(study: Study) -> dict[str, Any]:
     }
 
 
+def spread_note(effect: RankCorrelation) -> dict[str, Any]:
+    """How far apart the layers lie, in standard errors of a layer's mean once what users have in common is taken off.
+
+    Below eight, ranks are more stable from draw to draw than from sample to sample, and the interval may be too short.
+    """
+    values = effect.damage.mean(axis=0)  # layers x users
+    own = values - values.mean(axis=0)
+    error = float((own.std(axis=1, ddof=1) / np.sqrt(own.shape[1])).mean())
+    apart = float(np.ptp(own.mean(axis=1))) / error if error else 0.0
+    warning = "; the interval may be too short" if apart < 8 else ""
+    return {"layers lie apart": f"{apart:.1f} standard errors of a layer's mean{warning}"}
+
+
 def rivals_table(study: Study, effect: AllOf, title: str) -> Picture:
     """Each rival of a joint comparison with its difference."""
     rows = []
