@@ -248,7 +248,7 @@ def cuts_figure(study: Study) -> Picture:
     full = study.quality(study.full())["ndcg@10"].mean()
     lines = []
     for rule in (study.tier.selected_by, *study.tier.rivals):
-        values = [100 * bare_cut(study, rule, share).mean() / full for share in study.tier.compared_shares]
+        values = [float(100 * bare_cut(study, rule, share).mean() / full) for share in study.tier.compared_shares]
         lines.append(
             {"label": rule, "x": [round(100 * (1 - share)) for share in study.tier.compared_shares], "y": values}
         )
