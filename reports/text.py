@@ -105,7 +105,7 @@ def _ends(record: Record) -> list[float]:
 def sample_of(record: Record) -> str:
     """Seeds x users, seeds alone, or the number of blocks where there is one seed; a dash where nothing was sampled."""
     if record.num_units <= 1:
-        return f"{record.num_seeds} seeds" if record.num_seeds > 1 else "–"
+        return f"{record.num_seeds} seeds" if record.num_seeds > 1 and record.low != record.high else "–"
     return f"{record.num_seeds} × {record.num_units}" if record.num_seeds > 1 else str(record.num_units)
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
@@ -336,6 +336,7 @@ def test_angular_distance_of_every_family_equals_the_slow_way(family, window):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_the_angle_over_a_run_is_at_most_the_sum_of_its_layers(rows):
     """Angles are a metric."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 from sklearn.linear_model import Ridge
@@ -161,6 +161,7 @@ def test_a_prediction_is_that_of_a_selector_fitted_to_the_other_groups():
     assert not np.array_equal(predictions[3], selector.predict(scores[3]))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**16))
 def test_only_the_order_of_scores_and_damages_within_a_model_counts(seed):
     scores, damages = planted(seed, depths=(3, 5, 4))

@@ -54,6 +54,7 @@ def test_greedy_removal_evaluates_again_after_each_step():
     assert found.kept_layers == (0, 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=7), st.data())
 def test_greedy_removal_is_optimal_where_layers_do_not_interact(worths, data):
     keep = data.draw(st.integers(1, len(worths)))
@@ -107,7 +108,7 @@ def test_search_climbs_with_far_fewer_evaluations_than_there_are_sets():
     assert found.kept_layers == tuple(sorted(np.argsort(worths)[-8:].tolist()))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 7), st.data(), st.integers(1, 50), st.integers(0, 2**32 - 1))
 def test_search_spends_its_budget_and_no_more(num_layers, data, budget, seed):
     keep = data.draw(st.integers(1, num_layers))
