@@ -1,64 +1,15 @@
-"""States at the asked position, linear probes, and the information they read."""
+"""Linear probes equal scikit-learn's, are chosen by held-out rows, and say what planted states say."""
 
 import numpy as np
 import pytest
-import torch
-from scipy.integrate import quad
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from layerwise.importance.information import mutual_information
-from layerwise.importance.probes import logistic_head, logistic_probe, ridge_probe
-from layerwise.importance.states import asked_states
-from layerwise.models.families import FAMILIES, Shape
-from layerwise.models.layers import stacks_of
-from layerwise.models.recommender import build_recommender
-
-HISTORIES = [np.array(items) for items in ([0, 1, 2], [3], [4, 5], [6, 7, 8, 9], [10, 11, 0, 1, 2, 3, 4])]
+from layerwise.importance import probes
+from layerwise.importance.probes import LOGISTIC_STRENGTHS, RIDGE_STRENGTHS, logistic_head, logistic_probe, ridge_probe
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-def made(family):
-    return build_recommender(family, 12, 5, Shape(4, 16, 24, 2), seed=0).eval()
-
-
-# States
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_states_are_those_that_leave_the_layers_where_the_recommender_asks(family):
-    recommender = made(family)
-
-    found = asked_states(recommender, HISTORIES, batch_size=2)
-
-    assert found.shape == (4, 5, 16)
-    for row, history in enumerate(HISTORIES):
-        batch = recommender.batch([history])
-        last, seen, hooks = int(batch["last"][0]), [], []
-        for layers in stacks_of(recommender).values():
-            place = last if family != "t5" or layers is list(stacks_of(recommender).values())[1] else -1
-            for layer in layers:
-
-                def keep(_, inputs, output, place=place, seen=seen):
-                    state = output[0] if isinstance(output, tuple) else output
-                    seen.append(state[0, place].detach().numpy())
-
-                hooks.append(layer.register_forward_hook(keep))
-        with torch.inference_mode():
-            recommender(**batch)
-        for hook in hooks:
-            hook.remove()
-        np.testing.assert_allclose(found[:, row], seen, atol=1e-5)
-
-
-def test_states_need_a_history():
-    with pytest.raises(ValueError, match=r"histories are empty: \[1\]"):
-        asked_states(made("llama"), [np.array([1]), np.array([], dtype=np.int64)])
-
-
-# Probes
 
 
 def test_ridge_equals_scikit_learn_at_the_same_strength():
@@ -69,16 +20,23 @@ def test_ridge_equals_scikit_learn_at_the_same_strength():
     np.testing.assert_allclose(ridge_probe(states, targets, states, 0.1), oracle.predict(scaled), atol=1e-8)
 
 
-def test_logistic_head_equals_scikit_learn_at_the_same_strength():
+@pytest.mark.parametrize("strength", LOGISTIC_STRENGTHS)
+def test_logistic_head_equals_scikit_learn_at_the_same_strength(strength):
     labels = rng(1).integers(0, 3, 300)
-    states = rng().normal(size=(300, 5)) + labels[:, None] * [1, 0, -1, 0.5, 0]
-    scaled = (states - states.mean(0)) / states.std(0)
-    rows, classes = np.vstack([scaled, np.zeros((3, 5))]), np.append(labels, [0, 1, 2])
-    oracle = LogisticRegression(C=1 / (0.01 * len(rows)), tol=1e-10, max_iter=5000).fit(rows, classes)
+    states = (rng().normal(size=(300, 5)) + labels[:, None] * [1, 0, -1, 0.5, 0]) * [1, 1e-3, 1e3, 1, 1] + 5
+    mean, scale = states.mean(0), states.std(0)
+    rows, classes = np.vstack([(states - mean) / scale, np.zeros((3, 5))]), np.append(labels, [0, 1, 2])
+    oracle = LogisticRegression(C=1 / (strength * len(rows)), tol=1e-10, max_iter=5000).fit(rows, classes)
 
-    found = logistic_probe(states, labels, states, 3, 0.01)
+    head = logistic_head(states, labels, 3, strength)
+    weight, bias = head.weight * scale, head.bias + head.weight @ mean
 
-    np.testing.assert_allclose(found, oracle.predict_log_proba(scaled), atol=2e-3)
+    # up to what all classes share, which softmax does not see and a weak penalty hardly decides
+    np.testing.assert_allclose(weight - weight.mean(0), oracle.coef_, atol=1e-3)
+    np.testing.assert_allclose(bias - bias.mean(), oracle.intercept_ - oracle.intercept_.mean(), atol=1e-3)
+    np.testing.assert_allclose(
+        logistic_probe(states, labels, states, 3, strength), oracle.predict_log_proba(rows[:-3]), atol=1e-4
+    )
 
 
 def test_a_head_reads_states_as_they_are():
@@ -120,41 +78,84 @@ def test_labels_outside_the_classes_are_an_error(labels):
         logistic_head(np.eye(4), np.array(labels), 3)
 
 
-# Information
+def test_without_a_strength_the_best_on_held_out_rows_is_fitted_to_all_rows():
+    """Among the candidates, by a search of our own over the same fifth of the rows."""
+    labels = rng(1).integers(0, 2, 60)
+    states = rng(4).normal(size=(60, 20)) + 0.5 * labels[:, None]
+    out = rng(0).permutation(60) < 12
+    scaled = (states - states.mean(0)) / states.std(0)
+
+    def log_loss(strength):
+        told = logistic_probe(scaled[~out], labels[~out], scaled[out], 2, strength)
+        return -told[np.arange(12), labels[out]].mean()
+
+    best = min(LOGISTIC_STRENGTHS, key=log_loss)
+    assert min(LOGISTIC_STRENGTHS) < best < max(LOGISTIC_STRENGTHS)
+    np.testing.assert_array_equal(
+        logistic_probe(states, labels, states, 2), logistic_probe(states, labels, states, 2, best)
+    )
 
 
-def gaussians(rows, seed, distance=2.0):
-    labels = rng(seed).integers(0, 2, rows)
-    return rng(seed + 100).normal(size=(rows, 1)) + distance * (labels[:, None] - 0.5), labels
+def test_useless_states_predict_nearly_the_mean_of_the_targets():
+    states, targets, new = rng().normal(size=(400, 30)), rng(2).normal(size=(400, 4)), rng(3).normal(size=(50, 30))
+    mean = np.tile(targets.mean(0), (50, 1))
+
+    unpenalised = ridge_probe(states, targets, new, min(RIDGE_STRENGTHS))
+    assert np.abs(unpenalised - mean).max() > 0.5
+    np.testing.assert_allclose(ridge_probe(states, targets, new), mean, atol=0.1)
+    np.testing.assert_allclose(ridge_probe(states, targets, new, np.inf), mean)
 
 
-def test_information_about_two_gaussians_is_that_of_the_integral():
-    def density(x, mean):
-        return np.exp(-((x - mean) ** 2) / 2) / np.sqrt(2 * np.pi)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_planted_linear_targets_are_found(dtype):
+    states = rng().normal(size=(200, 6)).astype(dtype) * [1, 10, 0.1, 1, 1, 1] + 3
+    weight = rng(1).normal(size=(6, 3))
 
-    def integrand(x):
-        a, b = density(x, -1), density(x, 1)
-        return 0.5 * a * np.log(2 * a / (a + b)) + 0.5 * b * np.log(2 * b / (a + b))
-
-    truth = quad(integrand, -10, 10)[0]
-    values = mutual_information(*gaussians(4000, 0), *gaussians(4000, 1), 2)
-
-    assert values.mean() == pytest.approx(truth, abs=3 * values.std() / np.sqrt(len(values)) + 0.005)
+    found = ridge_probe(states[:150], states[:150] @ weight + 2, states[150:])
+    np.testing.assert_allclose(found, states[150:] @ weight + 2, rtol=1e-4, atol=1e-4)
 
 
-def test_information_about_unrelated_labels_is_not_positive_and_of_known_ones_the_entropy():
-    states, _ = gaussians(1000, 0)
-    others, labels = gaussians(1000, 1)
-    unrelated = rng(5).integers(0, 2, 1000)
-    values = mutual_information(states, unrelated, others, labels, 2)
-    known = mutual_information(np.eye(4)[np.arange(400) % 4], np.arange(400) % 4, np.eye(4), np.arange(4), 4)
+def test_constant_dimension_is_not_read():
+    """It has no spread to be standardised by; in new rows it may vary."""
+    labels = rng(1).integers(0, 2, 100)
+    states = np.column_stack([rng().normal(size=100) + labels, np.full(100, 0.1)])
+    new = states + np.array([0, 1e6])
 
-    assert values.mean() < 3 * values.std() / np.sqrt(1000)
-    assert known.mean() == pytest.approx(np.log(4), abs=0.15)
-    assert known.mean() <= np.log(4)
+    for probe, targets, rest in ((ridge_probe, np.eye(2)[labels], ()), (logistic_probe, labels, (2,))):
+        without = probe(states[:, :1], targets, new[:, :1], *rest, strength=0.1)
+        np.testing.assert_allclose(probe(states, targets, new, *rest, strength=0.1), without, atol=1e-3)
 
 
-def test_information_is_higher_where_states_say_more():
-    near, far = (mutual_information(*gaussians(1500, 0, d), *gaussians(1500, 1, d), 2).mean() for d in (1.0, 3.0))
+def test_nearly_collinear_states_converge():
+    states = np.repeat(rng().normal(size=(500, 1)), 32, axis=1) + 1e-6 * rng(1).normal(size=(500, 32))
+    labels = (states[:, 0] > 0).astype(int)
 
-    assert near < far
+    assert (logistic_probe(states, labels, states, 2).argmax(1) == labels).mean() > 0.95
+
+
+def test_same_rows_give_the_same_bytes():
+    labels, states = rng(1).integers(0, 3, 90), rng().normal(size=(90, 8)).astype(np.float32)
+
+    assert logistic_head(states, labels, 3).weight.tobytes() == logistic_head(states, labels, 3).weight.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("states", "labels", "strength", "message"),
+    [
+        (np.full((3, 2), np.nan), [0, 1, 1], None, "finite, got 6 values"),
+        (np.eye(3), [0, 1], None, "got 2 for 3"),
+        (np.eye(1), [0], None, "got 1 for 1"),
+        (np.eye(3), [0, 1, 1], 0.0, "above 0, got 0.0"),
+        (np.eye(3), [0, 1, 1], np.inf, "finite strength, got inf"),
+    ],
+)
+def test_what_cannot_be_fitted_is_an_error(states, labels, strength, message):
+    with pytest.raises(ValueError, match=message):
+        logistic_head(states, np.array(labels), 2, strength)
+
+
+def test_fit_that_does_not_converge_is_an_error(monkeypatch):
+    monkeypatch.setattr(probes, "GRADIENT_TOLERANCE", 1e-30)  # finer than fp64
+
+    with pytest.raises(RuntimeError, match="stopped at a gradient"):
+        logistic_head(rng().normal(size=(90, 8)), rng(1).integers(0, 3, 90), 3, 0.01)

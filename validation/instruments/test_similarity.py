@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
+from sklearn.decomposition import PCA
 
 from layerwise.importance.similarity import cka_matrix, linear_cka
 from layerwise.importance.spectrum import effective_rank, principal_plane
@@ -38,6 +39,45 @@ def test_few_rows_flatter_independent_states_unless_debiased():
 
     assert linear_cka(x, y) > 0.3
     assert abs(linear_cka(x, y, debiased=True)) < 0.1
+
+
+@pytest.mark.parametrize("rows", [4, 9, 40])
+def test_debiased_cka_equals_the_estimator_with_gram_matrices(rows):
+    """Song et al. 2012, equation 5: Gram matrices of rows that are not centred, their diagonals set to 0."""
+
+    def hsic(k, m):
+        n, ones = len(k), np.ones(len(k))
+        k, m = k - np.diag(k.diagonal()), m - np.diag(m.diagonal())
+        means = (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
+        return (np.trace(k @ m) + means - 2 / (n - 2) * ones @ k @ m @ ones) / (n * (n - 3))
+
+    x = states(rows, 5) + 2
+    y = states(rows, 3, 1) + 0.5 * x[:, :3]
+    k, m = x @ x.T, y @ y.T
+
+    assert linear_cka(x, y, debiased=True) == pytest.approx(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)))
+
+
+def test_debiased_cka_of_independent_states_is_0_on_average_and_the_plain_one_is_not():
+    """Of d equally used directions the plain value is about d / (rows + d)."""
+    pairs = [(states(100, 25, seed), states(100, 25, 1000 + seed)) for seed in range(50)]
+    plain, debiased = ([linear_cka(x, y, choice) for x, y in pairs] for choice in (False, True))
+
+    assert np.mean(plain) == pytest.approx(25 / 125, abs=0.01)
+    assert abs(np.mean(debiased)) < 4 * np.std(debiased, ddof=1) / np.sqrt(50)
+
+
+def test_linear_maps_that_are_no_rotation_change_cka():
+    x = states(50, 4)
+
+    assert linear_cka(x * [10, 1, 1, 1], x) < 0.9
+
+
+def test_wrong_rows_are_errors():
+    with pytest.raises(ValueError, match=r"same rows, got \[3, 4\]"):
+        linear_cka(states(3, 2), states(4, 2))
+    with pytest.raises(ValueError, match="at least 4 rows, got 3"):
+        linear_cka(states(3, 2), states(3, 2), debiased=True)
 
 
 def test_the_matrix_holds_every_pair():
@@ -74,11 +114,26 @@ def test_rotation_scale_and_shift_leave_effective_rank_as_it_is(seed, scale):
 
 def test_the_plane_shows_the_two_longest_axes_with_fixed_signs():
     x = states(200, 4) * [1, 10, 0.1, 5]
-    plane = principal_plane(x)
+    plane = principal_plane(x.astype(np.float32))
+    centred = x - x.mean(0)
 
-    assert plane.shape == (200, 2)
-    correlation = np.corrcoef(np.column_stack([plane, x]).T)
-    assert abs(correlation[0, 3]) > 0.99
-    assert abs(correlation[1, 5]) > 0.99
-    np.testing.assert_allclose(np.abs(principal_plane(-x)), np.abs(plane), atol=1e-8)
-    np.testing.assert_array_equal(principal_plane(x), plane)
+    np.testing.assert_allclose(np.abs(np.corrcoef(plane.T, centred.T)[[0, 1], [3, 5]]), 1, atol=0.01)
+    np.testing.assert_allclose(plane, PCA(2, svd_solver="full").fit_transform(x), rtol=1e-4, atol=1e-4)
+
+
+@given(SEEDS)
+def test_each_axis_points_where_its_largest_entry_is_positive(seed):
+    x = states(30, 5, seed) * [5, 4, 3, 2, 1]
+    plane = principal_plane(x)
+    axes = np.linalg.lstsq(plane, x - x.mean(0), rcond=None)[0]  # states follow their coordinates along the axes
+
+    assert all(axis[np.abs(axis).argmax()] > 0 for axis in axes)
+    assert np.linalg.norm(plane[:, 0]) >= np.linalg.norm(plane[:, 1])
+    np.testing.assert_allclose(principal_plane(x + 7), plane, atol=1e-6)
+
+
+def test_states_that_are_all_equal_have_no_rank_and_are_like_nothing():
+    equal = np.full((10, 3), 0.1)
+
+    assert np.isnan(effective_rank(equal))
+    assert np.isnan(linear_cka(equal, states(10, 3)))
