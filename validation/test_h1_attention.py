@@ -9,7 +9,8 @@ import pytest
 
 from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import attention_trend
-from layerwise.lab.layer_exhibits import attention_by_depth, spread_note
+from layerwise.lab.layer_exhibits import attention_by_depth
+from layerwise.lab.layer_tables import spread_note
 
 
 @pytest.mark.claim("attention-trend")

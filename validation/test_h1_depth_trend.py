@@ -9,14 +9,8 @@ import pytest
 
 from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import depth_trend
-from layerwise.lab.layer_exhibits import (
-    damage_by_depth,
-    dependency_heatmap,
-    depth_notes,
-    importance_heatmap,
-    similarity_heatmap,
-    spread_note,
-)
+from layerwise.lab.layer_exhibits import damage_by_depth, dependency_heatmap, importance_heatmap, similarity_heatmap
+from layerwise.lab.layer_tables import depth_notes, spread_note
 
 
 @pytest.mark.claim("depth-trend")

@@ -11,7 +11,8 @@ import pytest
 
 from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import complexity_trend, probe_trend, s_shape
-from layerwise.lab.layer_exhibits import probes_by_depth, rank_by_depth, spread_note, states_map
+from layerwise.lab.layer_exhibits import probes_by_depth, rank_by_depth, states_map
+from layerwise.lab.layer_tables import spread_note
 
 FAMILIES = ["llama", "qwen3", "gpt2", "bert", "t5"]
 

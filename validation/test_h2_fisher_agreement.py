@@ -9,7 +9,8 @@ import pytest
 
 from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import INDEPENDENT_FISHERS, fisher_agreement
-from layerwise.lab.layer_exhibits import agreement_heatmap, agreement_notes, distinct_computations
+from layerwise.lab.layer_exhibits import agreement_heatmap
+from layerwise.lab.layer_tables import agreement_notes, distinct_computations
 
 
 @pytest.mark.claim("fisher-agreement")

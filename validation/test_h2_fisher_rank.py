@@ -8,7 +8,8 @@ import pytest
 
 from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import FISHERS, fisher_rank
-from layerwise.lab.layer_exhibits import methods_table, scatter
+from layerwise.lab.layer_exhibits import scatter
+from layerwise.lab.layer_tables import methods_table
 
 
 @pytest.mark.claim("fisher-rank")

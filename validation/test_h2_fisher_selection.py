@@ -9,7 +9,8 @@ import pytest
 
 from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import fisher_selection, fisher_selection_healed
-from layerwise.lab.layer_exhibits import cuts_figure, rivals_table
+from layerwise.lab.layer_exhibits import cuts_figure
+from layerwise.lab.layer_tables import rivals_table
 
 
 @pytest.mark.claim("fisher-selection")
@@ -22,7 +23,7 @@ def test_layers_kept_by_fisher_beat_every_rival_without_healing(study, claim, fa
 
     for check in floor_checks(own):
         claim.require(*check)
-    claim.table(**rivals_table(own, effect, f"{family}, {removed} % removed, not healed"))
+    claim.table(**rivals_table(effect, f"{family}, {removed} % removed, not healed"))
     if (family, removed) == (study.tier.in_detail, 75):
         claim.figure(**cuts_figure(own))
 
@@ -37,6 +38,6 @@ def test_layers_kept_by_fisher_beat_every_rival_after_healing(study, claim, case
 
     for check in floor_checks(study):
         claim.require(*check)
-    claim.table(**rivals_table(study, effect, "llama, 75 % removed, healed with the same budget"))
+    claim.table(**rivals_table(effect, "llama, 75 % removed, healed with the same budget"))
 
     claim.judge(effect, notes={"random": "one draw per seed"})

@@ -9,7 +9,8 @@ import pytest
 
 from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import fisher_tasks
-from layerwise.lab.layer_exhibits import knows_more_than_frequencies, tasks_heatmap
+from layerwise.lab.layer_exhibits import tasks_heatmap
+from layerwise.lab.layer_tables import knows_more_than_frequencies
 
 
 @pytest.mark.claim("fisher-tasks")
