@@ -65,10 +65,10 @@ def remarks(study: Study) -> list[str]:
     if deeper.interval(LEVEL).low > 0:
         return []
     return [
-        f"on {study.subject.dataset}, {study.keep} layers from scratch by the same recipe are not shown to be worse "
-        f"than the full {study.depth}: NDCG@10 {shallow.mean():.4f} against {full.mean():.4f}, full minus shallow "
-        f"{_difference(deeper)}. Depth brings little here, so a high retention says little. Healed minus from scratch: "
-        f"{over_scratch(study)}."
+        f"{study.subject.family} on {study.subject.dataset}: {study.keep} layers from scratch by the same recipe "
+        f"are not shown to be worse than the full {study.depth}: NDCG@10 {shallow.mean():.4f} against "
+        f"{full.mean():.4f}, full minus shallow {_difference(deeper)}. Depth brings little here, so a high retention "
+        f"says little. Healed minus from scratch: {over_scratch(study)}."
     ]
 
 
@@ -104,7 +104,7 @@ def quality_table(study: Study) -> dict[str, Any]:
     rows = [_quality_row(name, "-", values, full) for name, values in study.floor().items()]
     rows += [_quality_row(name, layers, values, full) for name, layers, values in _models(study)]
     return {
-        "title": f"Quality on {study.subject.dataset}: {_targets(study)}",
+        "title": f"{study.subject.family} on {study.subject.dataset}: {_targets(study)}",
         "columns": ["model", "layers", "NDCG@5", "NDCG@10", "95 % CI", "HR@10", "MRR", "of full", "last event NDCG@10"],
         "rows": rows,
     }
@@ -118,14 +118,39 @@ def quality_figure(study: Study) -> dict[str, Any]:
         values.append(metrics["ndcg@10"])
     floor_name, floor = best_floor(study)
     return {
-        "name": "quality",
+        "name": f"quality-{study.subject.family}-{study.subject.dataset}",
         "kind": "intervals",
-        "title": f"NDCG@10 on {study.subject.dataset}, mean over seeds and users with 95 % intervals",
+        "title": f"{study.subject.family} on {study.subject.dataset}: NDCG@10 over seeds and users, 95 % intervals",
         "x_label": "",
         "y_label": "NDCG@10",
         "series": [_with_intervals("models", labels, values)],
         "reference": {"label": f"best training-free: {floor_name}", "value": float(floor.mean())},
     }
+
+
+def retention_matrix(studies: Mapping[tuple[str, str], Study], datasets: Sequence[str]) -> dict[str, Any]:
+    """NDCG@10 that healed models keep, by family and dataset, as arguments of `claim.table`; cells may wait to be run.
+
+    Args:
+        studies: By family and dataset, those that were run.
+        datasets: All that belong to the matrix.
+    """
+    families = list(dict.fromkeys(family for family, _ in studies))
+    rows = [
+        [family, *(_cell(studies[family, at]) if (family, at) in studies else "not run" for at in datasets)]
+        for family in families
+    ]
+    return {
+        "title": "NDCG@10 kept with a quarter of the layers, healed (95 % CI), and that of a quarter from scratch",
+        "columns": ["family", *datasets],
+        "rows": rows,
+    }
+
+
+def _cell(study: Study) -> str:
+    full = study.quality(study.full())["ndcg@10"]
+    healed, shallow = (study.quality(models)["ndcg@10"] for models in (study.healed(), study.shallow()))
+    return f"{_share(healed, full)}; scratch {_share(shallow, full)}"
 
 
 def training_free_table(study: Study) -> dict[str, Any]:
@@ -248,9 +273,8 @@ def size_table(study: Study) -> dict[str, Any]:
 
 def _models(study: Study) -> list[tuple[str, int, Mapping[str, FloatArray]]]:
     by = study.tier.selected_by
-    untrained = {
-        f"kept by {rule}, untrained": study.quality(study.compact(rule)) for rule in (by, "first", "uniform", "random")
-    }
+    rules = (by, *RULES) if study.subject.family == study.tier.in_detail else (by,)
+    untrained = {f"kept by {rule}, untrained": study.quality(study.compact(rule)) for rule in rules}
     return [
         ("full", study.depth, study.quality(study.full())),
         ("from scratch", study.keep, study.quality(study.shallow())),

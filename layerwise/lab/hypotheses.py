@@ -102,9 +102,9 @@ def fisher_selection(study: Study, share: float) -> AllOf:
 
 def fisher_selection_healed(study: Study) -> AllOf:
     """H2: the same after healing; random stands for one draw per seed."""
-    own = study.quality(study.healed())["ndcg@10"]
+    own = study.quality(study.healed_cuts(study.tier.selected_by))["ndcg@10"]
     rivals: dict[str, Effect] = {
-        rival: MeanDifference(own - study.quality(study.healed(rival))["ndcg@10"], "NDCG@10")
+        rival: MeanDifference(own - study.quality(study.healed_cuts(rival))["ndcg@10"], "NDCG@10")
         for rival in study.tier.rivals
     }
     return AllOf(rivals)

@@ -8,8 +8,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from layerwise.compression.methods import METHODS
 from layerwise.compression.selection import number_to_keep
 from layerwise.data.arrays import FloatArray
+from layerwise.data.folders import is_here
 from layerwise.data.splits import Split
 from layerwise.lab.experiments import (
     FLOOR,
@@ -26,16 +28,19 @@ from layerwise.lab.experiments import (
     LayerScores,
     LayerShapley,
     Model,
+    ModelQuality,
     Portrait,
-    Quality,
+    QuantizedQuality,
     RandomCut,
     RandomCuts,
     RemovalDamage,
     RuleCuts,
     ScratchModel,
+    Student,
     TaskImportance,
     TaskImportances,
     TrainingFree,
+    TunedStudent,
 )
 from layerwise.lab.lab import Lab
 from layerwise.lab.tiers import Subject, Tier
@@ -69,6 +74,10 @@ class Study:
         """The same study of another architecture."""
         return replace(self, tier=replace(self.tier, subject=self.tier.subject_of(family)))
 
+    def on(self, dataset: str) -> "Study":
+        """The same study on another dataset of the tier."""
+        return replace(self, tier=self.tier.on(dataset))
+
     @property
     def depth(self) -> int:
         """Layers of the full model."""
@@ -101,13 +110,42 @@ class Study:
         """Untrained compact models; by the tier's method unless another one is named."""
         return [CompactModel(full, by or self.tier.selected_by, self.tier.kept) for full in self.full()]
 
-    def healed(self, by: str | None = None) -> list[HealedModel]:
-        """Healed compact models; by the tier's method unless another one is named."""
+    def healed(self) -> list[Student]:
+        """Healed compact models of the tier's share, by our own method."""
+        return self.students("ours")
+
+    def healed_cuts(self, by: str) -> list[HealedModel]:
+        """Bare cuts by a rule or an importance, healed without a look at the layers."""
         return [HealedModel(compact) for compact in self.compact(by)]
 
-    def quality(self, models: Sequence[ScratchModel | CompactModel | HealedModel]) -> Mapping[str, FloatArray]:
+    def cells(self) -> dict[tuple[str, str], "Study"]:
+        """The studies of the matrix of families and datasets that can be run here, by family and dataset."""
+        home = {(family, self.subject.dataset): self.of(family) for family in self.tier.families}
+        family = self.subject.family
+        return home | {(family, subject.dataset): self.on(subject.dataset) for subject in self.elsewhere()}
+
+    def elsewhere(self) -> list[Subject]:
+        """The tier's further subjects whose data are on this machine."""
+        return [subject for subject in self.tier.elsewhere if is_here(subject.dataset)]
+
+    def students(self, method: str, share: float | None = None) -> list[Student]:
+        """Students by a method of `METHODS` at the healing recipe's learning rate; of the tier's share by default."""
+        epochs = self.tier.healing_epochs
+        return [Student(full, METHODS[method], share or self.tier.kept, epochs) for full in self.full()]
+
+    def tuned(self, method: str) -> list[TunedStudent]:
+        """Students by a method of `METHODS`, of the tier's share, with a learning rate tuned on the first seed."""
+        kept, epochs, tuned_on = self.tier.kept, self.tier.healing_epochs, self.tier.seeds[0]
+        return [TunedStudent(full, METHODS[method], kept, epochs, tuned_on) for full in self.full()]
+
+    def quantized(self, bits: int) -> Mapping[str, FloatArray]:
+        """Test metrics of the full models with 8 or 4 bits per weight of their layers, as `quality` gives them."""
+        by_seed: list[dict[str, FloatArray]] = self._of_full(lambda full: QuantizedQuality(full, bits))
+        return {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
+
+    def quality(self, models: Sequence[Model]) -> Mapping[str, FloatArray]:
         """Test metrics, name -> *seeds x users*; names as in `Quality`."""
-        wanted = [Quality(model) for model in models]
+        wanted = [ModelQuality(model) for model in models]
         self.prepare(wanted)
         by_seed = [self.lab.get(quality) for quality in wanted]
         return {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
@@ -191,22 +229,60 @@ class Study:
     def everything(self) -> list[Experiment]:  # type: ignore[type-arg]
         """All results that the tier's claims read, the longest first."""
         return [
+            *(experiment for cell in self.cells().values() for experiment in cell._retention()),
             *(experiment for family in self.tier.families for experiment in self.of(family)._comparisons()),
+            *(self._contests() if self.tier.families else ()),
+            *(
+                experiment
+                for dataset in self.tier.rivals_on
+                for study in self.cells().values()
+                if (study.subject.family, study.subject.dataset) == (self.subject.family, dataset)
+                for experiment in study._rivals()
+            ),
             *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),
-            *(Quality(full) for full in self.full()),
-            *(Quality(shallow) for shallow in self.shallow()),
-            *(Quality(healed) for healed in self.healed()),
-            *(Quality(healed) for by in self.tier.rivals for healed in self.healed(by) if self.tier.families),
+            *(ModelQuality(full) for full in self.full()),
+            *(ModelQuality(shallow) for shallow in self.shallow()),
+            *(ModelQuality(healed) for healed in self.healed()),
+            *(ModelQuality(healed) for by in self._cut_rules() for healed in self.healed_cuts(by)),
             *(RemovalDamage(full) for full in self.full()),
-            *(Quality(compact) for compact in self.compact()),
+            *(ModelQuality(compact) for compact in self.compact()),
             *(LayerScores(full, method) for method in self.tier.importances for full in self.full()),
-            *(Quality(compact) for by in RULES for compact in self.compact(by)),
+            *(ModelQuality(compact) for by in RULES for compact in self.compact(by)),
             *(FloorQuality(self.subject, name) for name in FLOOR),
+        ]
+
+    def _cut_rules(self) -> tuple[str, ...]:
+        """Rules whose healed cuts are compared."""
+        return (self.tier.selected_by, *self.tier.rivals) if self.tier.families else ()
+
+    def _retention(self) -> list[Experiment]:  # type: ignore[type-arg]
+        """What a retention is judged by."""
+        models = (*self.full(), *self.shallow(), *self.healed(), *self.compact())
+        return [*map(ModelQuality, models), *(FloorQuality(self.subject, name) for name in FLOOR)]
+
+    def _contests(self) -> list[Experiment]:  # type: ignore[type-arg]
+        """What parts, weights and depths are judged by."""
+        weightings = [name for name in METHODS if name == "ours" or name.endswith(" weights")]
+        others = [name for name in METHODS if name.startswith("ours") and name not in weightings]
+        students = [
+            *(student for keep in self.tier.depths for student in self.students("ours", keep / self.depth)),
+            *(student for name in weightings for student in self.students(name, self.tier.weighted_share)),
+            *(student for name in others for student in self.students(name)),
+            *self.students("ours, uniform weights"),
+        ]
+        return [ModelQuality(student) for student in students]
+
+    def _rivals(self) -> list[Experiment]:  # type: ignore[type-arg]
+        """What rivals are judged by."""
+        tuned = ["ours", *(name for name in METHODS if not name.startswith("ours"))]
+        return [
+            *(ModelQuality(student) for name in tuned for student in self.tuned(name)),
+            *(QuantizedQuality(full, bits) for bits in (8, 4) for full in self.full()),
         ]
 
     def _comparisons(self) -> list[Experiment]:  # type: ignore[type-arg]
         """What is asked of every family of a tier that compares families."""
-        kinds = (Quality, BandAdaptation, LayerPortrait, TaskImportances, LayerShapley, RemovalDamage)
+        kinds = (ModelQuality, BandAdaptation, LayerPortrait, TaskImportances, LayerShapley, RemovalDamage)
         return [
             *(TrainingFree(full, self.tier.rules) for full in self.full()),
             *(RandomCuts(full, self.tier.compared_shares) for full in self.full()),

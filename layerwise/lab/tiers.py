@@ -51,6 +51,10 @@ class Tier:
         rivals: Ways to choose the kept layers that `selected_by` is to beat.
         shares: Shares of the layers that untrained cuts keep.
         in_detail: Family whose cuts are compared for every share, and healed too; those of the others for `kept`.
+        elsewhere: The same full model on further datasets.
+        rivals_on: Datasets on which methods of compression are compared.
+        depths: Numbers of layers that healed models keep where depths are compared.
+        weighted_share: Share of the layers that is kept where weights of layers are compared: enough of them to differ.
     """
 
     name: str
@@ -64,6 +68,10 @@ class Tier:
     rivals: tuple[str, ...] = ("random", "uniform", "first", "block-influence", "magnitude")
     shares: tuple[float, ...] = (0.75, 0.5, 0.25)
     in_detail: str = "llama"
+    elsewhere: tuple[Subject, ...] = ()
+    rivals_on: tuple[str, ...] = ()
+    depths: tuple[int, ...] = (1, 2, 3, 4, 6)
+    weighted_share: float = 0.5
 
     @property
     def compared_shares(self) -> tuple[float, ...]:
@@ -75,9 +83,20 @@ class Tier:
         training = replace(self.subject.training, epochs=EPOCHS.get(family, self.subject.training.epochs))
         return replace(self.subject, family=family, training=training)
 
+    @property
+    def healing_epochs(self) -> int:
+        """Epochs of a student; families that learn from fewer targets heal longer, too."""
+        return HEALING_EPOCHS.get(self.subject.family, self.subject.healing.epochs)
+
+    def on(self, dataset: str) -> "Tier":
+        """The same tier on another of its datasets, where neither families nor rules are compared."""
+        subjects = {subject.dataset: subject for subject in (self.subject, *self.elsewhere)}
+        return replace(self, subject=subjects[dataset], families=(), elsewhere=(), in_detail="")
+
 
 # A cloze and a split sequence have fewer targets per window than a causal model, which predicts at every position.
 EPOCHS = {"bert": 48, "t5": 48}
+HEALING_EPOCHS = {"bert": 24, "t5": 24}
 
 # A low rate, reached late, spreads the work over the layers: at twice the rate with a short warm-up the first two of
 # eight did all of it, and cutting the others was free. Attention without dropout is 15 % faster on a CPU.
@@ -93,6 +112,22 @@ SUBJECT = Subject(
     training=DEEP,
     healing=replace(HEALING, epochs=10),
     distillation=Distillation(),
+)
+
+# A tenth of the events, spread over six times as many items: one window of a user and epoch sees less of them.
+SMALL = replace(
+    SUBJECT,
+    dataset="ml-latest-small",
+    training=replace(DEEP, epochs=64),
+    healing=replace(HEALING, epochs=16),
+)
+# Histories are short (half of them have at most ten events), users many.
+BEAUTY = replace(
+    SUBJECT,
+    dataset="amazon14-beauty",
+    max_length=20,
+    training=replace(DEEP, epochs=12, batch_size=128, warmup=0.2),
+    healing=replace(HEALING, epochs=4, batch_size=128, evaluate_every=1),
 )
 
 TIERS = {
@@ -111,5 +146,7 @@ TIERS = {
         selected_by="empirical-fisher",
         families=tuple(FAMILIES),
         importances=tuple(METHODS),
+        elsewhere=(SMALL, BEAUTY),
+        rivals_on=("ml-100k", "ml-latest-small"),
     ),
 }

@@ -11,10 +11,12 @@ from layerwise.lab.experiments.gap_rivals import GapRivals
 from layerwise.lab.experiments.models import Model, ScratchModel
 from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
+from layerwise.lab.experiments.quantized import QuantizedQuality
 from layerwise.lab.experiments.random_cuts import RandomCut, RandomCuts
 from layerwise.lab.experiments.rule_cuts import RuleCuts
 from layerwise.lab.experiments.scores import LayerScores
 from layerwise.lab.experiments.shapley import LayerShapley
+from layerwise.lab.experiments.students import ModelQuality, Student, TunedStudent
 from layerwise.lab.experiments.tasks import TaskImportance, TaskImportances
 from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFree
 
@@ -35,17 +37,21 @@ __all__ = [
     "LayerScores",
     "LayerShapley",
     "Model",
+    "ModelQuality",
     "Portrait",
     "Quality",
+    "QuantizedQuality",
     "RandomCut",
     "RandomCuts",
     "RemovalDamage",
     "Report",
     "RuleCuts",
     "ScratchModel",
+    "Student",
     "TaskImportance",
     "TaskImportances",
     "TrainingFree",
+    "TunedStudent",
     "closure",
 ]
 
@@ -59,11 +65,14 @@ for _kind in (
     LayerScores,
     LayerShapley,
     Quality,
+    QuantizedQuality,
     RandomCuts,
     RemovalDamage,
     RuleCuts,
     ScratchModel,
+    Student,
     TaskImportances,
     TrainingFree,
+    TunedStudent,
 ):
     _kind.code_digest()

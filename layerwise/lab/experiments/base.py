@@ -31,6 +31,9 @@ class Bench(Protocol):
     def get(self, experiment: "Experiment[Other]") -> Other:
         """The result of another experiment."""
 
+    def course(self, model: Any) -> dict[str, Any]:
+        """What was noted while a model was made."""
+
     def split(self, subject: Subject) -> Split:
         """The subject's data."""
 

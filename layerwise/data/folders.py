@@ -1,0 +1,40 @@
+"""Data sets that a user keeps in folders, by name."""
+
+import os
+from pathlib import Path
+
+from layerwise.data.readers import PATTERNS
+
+FOLDERS = ("ml-latest-small", "amazon14-beauty", "amazon14-toys", "amazon18-games")
+VARIABLE = "LAYERWISE_DATA"
+
+
+def located(source: str) -> str:
+    """Where a data set lies: for one of `FOLDERS` its folder, for anything else the source itself.
+
+    Args:
+        source: As for `load_interactions`, or one of `FOLDERS`: a folder of this name below the one that the
+            environment variable LAYERWISE_DATA names.
+
+    Raises:
+        FileNotFoundError: If the folder is not there.
+    """
+    if source not in FOLDERS:
+        return source
+    place = os.environ.get(VARIABLE)
+    if place and (folder := Path(place) / source).is_dir():
+        return str(folder)
+    where = f"there is no folder {Path(place) / source}" if place else f"{VARIABLE} is not set"
+    raise FileNotFoundError(
+        f"{source!r} is read from a folder of this name below the one that {VARIABLE} names, with one of "
+        f"{', '.join(PATTERNS)} in it, but {where}"
+    )
+
+
+def is_here(source: str) -> bool:
+    """Whether `located` finds a data set; what is not one of `FOLDERS` is taken to be there."""
+    try:
+        located(source)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,26 @@
+"""Ablation: what selection, bridge, healing, distillation and weighting each contribute, one removed at a time.
+
+Where it stands: CLAIMS, ablation. Without selection the layers are random; without bridge the cut starts bare; without
+healing it stays bridged; without distillation it learns from the items alone; without weighting the layers count alike.
+A part that adds nothing refutes its case.
+"""
+
+import pytest
+
+from layerwise.lab.contest_tables import ablation_table, recipes_table
+from layerwise.lab.contests import PARTS, ablation
+from layerwise.lab.exhibits import floor_checks
+
+
+@pytest.mark.claim("ablation")
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("family", ["llama"])
+def test_each_part_of_the_method_adds_to_its_quality(study, claim, family, part):
+    """The whole method has more NDCG@10 than the method without one of its parts."""
+    for check in floor_checks(study):
+        claim.require(*check)
+    if part == "selection":
+        claim.table(**ablation_table(study))
+        claim.table(**recipes_table(study))
+
+    claim.judge(ablation(study, part))

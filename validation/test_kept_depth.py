@@ -1,0 +1,25 @@
+"""Kept depth: quality and latency for every kept depth, and whether a quarter of the layers is the right target.
+
+Where it stands: CLAIMS, kept depth. Each case is one depth, healed with the same budget; the figure shows where the
+curve of quality bends. A case is refuted when the interval of healed over full lies below 95 % of NDCG@10.
+"""
+
+import pytest
+
+from layerwise.lab.contest_tables import depth_figure, depth_table
+from layerwise.lab.contests import kept_depth
+from layerwise.lab.exhibits import floor_checks
+
+
+@pytest.mark.claim("kept-depth")
+@pytest.mark.parametrize("keep", (1, 2, 3, 4, 6), ids="keep{}of8".format)
+@pytest.mark.parametrize("family", ["llama"])
+def test_a_healed_model_of_so_many_layers_keeps_the_quality(study, claim, family, keep):
+    """A healed model of a few of the layers keeps 95 % of the full model's NDCG@10."""
+    for check in floor_checks(study):
+        claim.require(*check)
+    if keep == 1:
+        claim.table(**depth_table(study))
+        claim.figure(**depth_figure(study))
+
+    claim.judge(kept_depth(study, keep))
