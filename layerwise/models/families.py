@@ -1,6 +1,7 @@
 """The one file that knows architectures: where a family keeps its layers, how it is fed, what an index changes.
 
-A family is added by one entry in `FAMILIES`; everything else in the package asks this file.
+A family is added by one entry in `FAMILIES`; everything else in the package asks this file. Beside it, `widths` knows
+where the heads and channels of a layer lie, for those who cut them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
