@@ -16,35 +16,24 @@ CLAIMED = ("distilbert", "magnitude", "random")
 OTHERS = tuple(rival for rival in (*TRAINED_RIVALS, *OTHER_RIVALS) if rival not in CLAIMED)
 
 
-def cases(rivals):
-    """One parameter per rival on the tier's own dataset, and per rival on the further one."""
-    further = "ml-latest-small"
-    own = [pytest.param(rival, None, id=rival) for rival in rivals]
-    return own + [pytest.param(rival, further, id=f"{rival}-{further}") for rival in rivals]
-
-
 @pytest.mark.claim("baseline-advantage")
-@pytest.mark.parametrize(("rival", "dataset"), cases(CLAIMED))
-def test_the_compact_model_is_ahead_of_a_baseline_by_the_claimed_share(study_on, claim, rival, dataset):
+@pytest.mark.parametrize("rival", CLAIMED)
+def test_the_compact_model_is_ahead_of_a_baseline_by_the_claimed_share(study, claim, rival):
     """With 75 % of its layers removed, a recommender is ahead of the baseline by what was claimed."""
-    own = study_on(dataset)
-
-    for check in floor_checks(own):
+    for check in floor_checks(study):
         claim.require(*check)
     if rival == CLAIMED[0]:
-        claim.table(**rivals_table(own))
-        claim.figure(**rivals_figure(own))
+        claim.table(**rivals_table(study))
+        claim.figure(**rivals_figure(study))
 
-    claim.judge(advantage(own, rival))
+    claim.judge(advantage(study, rival))
 
 
 @pytest.mark.claim("rival-advantage")
-@pytest.mark.parametrize(("rival", "dataset"), cases(OTHERS))
-def test_the_compact_model_is_ahead_of_every_other_rival(study_on, claim, rival, dataset):
+@pytest.mark.parametrize("rival", OTHERS)
+def test_the_compact_model_is_ahead_of_every_other_rival(study, claim, rival):
     """With 75 % of its layers removed, a recommender has more NDCG@5 than by any other way to its depth or bytes."""
-    own = study_on(dataset)
-
-    for check in floor_checks(own):
+    for check in floor_checks(study):
         claim.require(*check)
 
-    claim.judge(advantage(own, rival))
+    claim.judge(advantage(study, rival))

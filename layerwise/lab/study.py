@@ -232,13 +232,7 @@ class Study:
             *(experiment for cell in self.cells().values() for experiment in cell._retention()),
             *(experiment for family in self.tier.families for experiment in self.of(family)._comparisons()),
             *(self._contests() if self.tier.families else ()),
-            *(
-                experiment
-                for dataset in self.tier.rivals_on
-                for study in self.cells().values()
-                if (study.subject.family, study.subject.dataset) == (self.subject.family, dataset)
-                for experiment in study._rivals()
-            ),
+            *(self._rivals() if self.tier.families else ()),
             *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),
             *(ModelQuality(full) for full in self.full()),
             *(ModelQuality(shallow) for shallow in self.shallow()),

@@ -52,7 +52,6 @@ class Tier:
         shares: Shares of the layers that untrained cuts keep.
         in_detail: Family whose cuts are compared for every share, and healed too; those of the others for `kept`.
         elsewhere: The same full model on further datasets.
-        rivals_on: Datasets on which methods of compression are compared.
         depths: Numbers of layers that healed models keep where depths are compared.
         weighted_share: Share of the layers that is kept where weights of layers are compared: enough of them to differ.
     """
@@ -69,7 +68,6 @@ class Tier:
     shares: tuple[float, ...] = (0.75, 0.5, 0.25)
     in_detail: str = "llama"
     elsewhere: tuple[Subject, ...] = ()
-    rivals_on: tuple[str, ...] = ()
     depths: tuple[int, ...] = (1, 2, 3, 4, 6)
     weighted_share: float = 0.5
 
@@ -121,15 +119,6 @@ SMALL = replace(
     training=replace(DEEP, epochs=64),
     healing=replace(HEALING, epochs=16),
 )
-# Histories are short (half of them have at most ten events), users many.
-BEAUTY = replace(
-    SUBJECT,
-    dataset="amazon14-beauty",
-    max_length=20,
-    training=replace(DEEP, epochs=12, batch_size=128, warmup=0.2),
-    healing=replace(HEALING, epochs=4, batch_size=128, evaluate_every=1),
-)
-
 TIERS = {
     "quick": Tier(
         name="quick",
@@ -146,7 +135,6 @@ TIERS = {
         selected_by="empirical-fisher",
         families=tuple(FAMILIES),
         importances=tuple(METHODS),
-        elsewhere=(SMALL, BEAUTY),
-        rivals_on=("ml-100k", "ml-latest-small"),
+        elsewhere=(SMALL,),
     ),
 }

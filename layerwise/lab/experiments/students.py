@@ -19,7 +19,7 @@ from layerwise.models.layers import bypassed, stacks_of
 
 CODE = ("layerwise.lab.experiments.compact", "layerwise.lab.experiments.students")
 WEIGHED_BY = "empirical-fisher"  # importance by which layers are weighted in distillation
-RATES = (0.5, 1.0, 2.0)  # grid of learning rates, in units of the healing recipe's
+RATES = (1.0, 2.0)  # grid of learning rates, in units of the healing recipe's
 
 
 @dataclass(frozen=True)
