@@ -64,7 +64,7 @@ def rivals_table(study: Study) -> dict[str, Any]:
         for rival, cost in contestants.items()
     ]
     return {
-        "title": f"Rivals on {study.subject.dataset}: a quarter of the layers, or of their parameters or bytes; ms per "
+        "title": f"Rivals on {study.subject.data_name}: a quarter of the layers, or of their parameters or bytes; ms per "
         f"batch of {BATCH} and seconds of training as they were on this machine",
         "columns": [
             "method",
@@ -86,9 +86,9 @@ def rivals_figure(study: Study) -> dict[str, Any]:
     """NDCG@5 of ours over each rival's, with 95 % intervals."""
     rivals = [*TRAINED_RIVALS, "scratch", "int8", "int4", "training-free"]
     return {
-        "name": f"rivals-{study.subject.dataset}",
+        "name": f"rivals-{study.subject.data_name}",
         "kind": "intervals",
-        "title": f"NDCG@5 of our compact model over a rival's on {study.subject.dataset}, with 95 % intervals",
+        "title": f"NDCG@5 of our compact model over a rival's on {study.subject.data_name}, with 95 % intervals",
         "x_label": "",
         "y_label": "ratio of NDCG@5",
         "series": [_interval_series("ours / rival", {rival: advantage(study, rival) for rival in rivals})],

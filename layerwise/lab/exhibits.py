@@ -65,7 +65,7 @@ def remarks(study: Study) -> list[str]:
     if deeper.interval(LEVEL).low > 0:
         return []
     return [
-        f"{study.subject.family} on {study.subject.dataset}: {study.keep} layers from scratch by the same recipe "
+        f"{study.subject.family} on {study.subject.data_name}: {study.keep} layers from scratch by the same recipe "
         f"are not shown to be worse than the full {study.depth}: NDCG@10 {shallow.mean():.4f} against "
         f"{full.mean():.4f}, full minus shallow {_difference(deeper)}. Depth brings little here, so a high retention "
         f"says little. Healed minus from scratch: {over_scratch(study)}."
@@ -104,7 +104,7 @@ def quality_table(study: Study) -> dict[str, Any]:
     rows = [_quality_row(name, "-", values, full) for name, values in study.floor().items()]
     rows += [_quality_row(name, layers, values, full) for name, layers, values in _models(study)]
     return {
-        "title": f"{study.subject.family} on {study.subject.dataset}: {_targets(study)}",
+        "title": f"{study.subject.family} on {study.subject.data_name}: {_targets(study)}",
         "columns": ["model", "layers", "NDCG@5", "NDCG@10", "95 % CI", "HR@10", "MRR", "of full", "last event NDCG@10"],
         "rows": rows,
     }
@@ -118,9 +118,9 @@ def quality_figure(study: Study) -> dict[str, Any]:
         values.append(metrics["ndcg@10"])
     floor_name, floor = best_floor(study)
     return {
-        "name": f"quality-{study.subject.family}-{study.subject.dataset}",
+        "name": f"quality-{study.subject.family}-{study.subject.data_name}",
         "kind": "intervals",
-        "title": f"{study.subject.family} on {study.subject.dataset}: NDCG@10 over seeds and users, 95 % intervals",
+        "title": f"{study.subject.family} on {study.subject.data_name}: NDCG@10 over seeds and users, 95 % intervals",
         "x_label": "",
         "y_label": "NDCG@10",
         "series": [_with_intervals("models", labels, values)],

@@ -1,6 +1,8 @@
 """What is run in each tier: data, sizes, recipes, seeds."""
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from layerwise.compression.distill import HEALING, Distillation
 from layerwise.importance.scores import METHODS
@@ -33,6 +35,11 @@ class Subject:
     training: Recipe
     healing: Recipe
     distillation: Distillation
+
+    @property
+    def data_name(self) -> str:
+        """The dataset in a word, for titles and names of files."""
+        return re.sub(r"[^a-z0-9]+", "-", Path(self.dataset).stem.lower()).strip("-")
 
 
 @dataclass(frozen=True)
