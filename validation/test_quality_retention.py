@@ -38,7 +38,7 @@ def test_healed_compact_model_keeps_the_claimed_share(study_on, claim, family, d
 
     for check in subject_checks(own):
         claim.require(*check)
-    for remark in remarks(own):
+    for remark in remarks(study_on(None)):
         claim.remark(remark)
     if metric == "ndcg@10":
         claim.table(**quality_table(own))

@@ -64,8 +64,8 @@ def rivals_table(study: Study) -> dict[str, Any]:
         for rival, cost in contestants.items()
     ]
     return {
-        "title": f"Rivals on {study.subject.data_name}: a quarter of the layers, or of their parameters or bytes; ms per "
-        f"batch of {BATCH} and seconds of training as they were on this machine",
+        "title": f"Rivals on {study.subject.data_name}: a quarter of the layers, or of their parameters or bytes; "
+        f"ms per batch of {BATCH} and seconds of training as they were on this machine",
         "columns": [
             "method",
             "NDCG@10 (95 % CI)",

@@ -59,17 +59,27 @@ def floor_checks(study: Study) -> list[Check]:
 
 
 def remarks(study: Study) -> list[str]:
-    """What a reader of the retention must know: whether a model of the compact size needs a full model at all."""
-    full, shallow = study.quality(study.full())["ndcg@10"], study.quality(study.shallow())["ndcg@10"]
-    deeper = MeanDifference(full - shallow, "NDCG@10")
-    if deeper.interval(LEVEL).low > 0:
+    """What a reader of the retention must know: where a model of the compact size needs no full model at all."""
+    enough = []
+    for (family, _), cell in (study.cells() or {(study.subject.family, ""): study}).items():
+        full, shallow = cell.quality(cell.full())["ndcg@10"], cell.quality(cell.shallow())["ndcg@10"]
+        deeper = MeanDifference(full - shallow, "NDCG@10")
+        interval = deeper.interval(LEVEL)
+        if interval.low <= 0:
+            enough.append(
+                f"{family} on {cell.subject.data_name} ({shallow.mean():.4f} against {full.mean():.4f}, full minus "
+                f"shallow 95 % CI {interval.low:+.4f} to {interval.high:+.4f}, healed {_mean_of_healed(cell):.4f})"
+            )
+    if not enough:
         return []
     return [
-        f"{study.subject.family} on {study.subject.data_name}: {study.keep} layers from scratch by the same recipe "
-        f"are not shown to be worse than the full {study.depth}: NDCG@10 {shallow.mean():.4f} against "
-        f"{full.mean():.4f}, full minus shallow {_difference(deeper)}. Depth brings little here, so a high retention "
-        f"says little. Healed minus from scratch: {over_scratch(study)}."
+        f"{study.keep} layers from scratch by the same recipe are not shown to be worse than the full {study.depth} in "
+        f"NDCG@10: {'; '.join(enough)}. There depth brings little, and a high retention says little."
     ]
+
+
+def _mean_of_healed(study: Study) -> float:
+    return float(study.quality(study.healed())["ndcg@10"].mean())
 
 
 def best_floor(study: Study) -> tuple[str, FloatArray]:

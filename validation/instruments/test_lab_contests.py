@@ -555,7 +555,7 @@ def test_depth_figure_draws_quality_over_latency(clock):
     [
         ({1: 0.1, 2: 0.4, 3: 0.5, 4: 0.55}, 2),  # above the line by 0.15 and 0.1
         ({1: 0.0, 2: 0.2, 3: 0.6, 4: 0.6}, 3),  # by 0 and 0.2
-        ({1: 0.0, 4: 0.6, 8: 0.7}, 4),  # by 0.3, with the line at 3 / 7 of 0.7
+        ({1: 0.0, 2: 0.25, 7: 0.7, 8: 0.7}, 2),  # by 0.15 and 0.1, with the line at 1 / 7 and 6 / 7 of 0.7
         ({1: 0.5, 2: 0.9, 3: 0.6, 4: 0.2}, 2),  # a falling line
     ],
 )
