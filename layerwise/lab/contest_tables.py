@@ -117,7 +117,7 @@ def ablation_table(study: Study) -> dict[str, Any]:
         values = study.quality(study.students(method))["ndcg@10"]
         rows.append([part, *_mean(values), _sentence(ablation(study, part))])
     return {
-        "title": f"What each part adds, with {study.tier.kept:.0%} of the layers kept",
+        "title": f"{study.subject.family}: what each part adds, with {study.tier.kept:.0%} of the layers kept",
         "columns": ["left out", "NDCG@10", "95 % CI", "whole minus without"],
         "rows": rows,
     }
