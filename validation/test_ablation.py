@@ -7,7 +7,7 @@ A part that takes NDCG@10 away refutes its case. Llama hardly needs its depth on
 
 import pytest
 
-from layerwise.lab.contest_tables import ablation_table, recipes_table
+from layerwise.lab.contest_tables import ablation_table
 from layerwise.lab.contests import PARTS, ablation
 from layerwise.lab.exhibits import floor_checks
 
@@ -23,7 +23,5 @@ def test_each_part_of_the_method_adds_to_its_quality(study, claim, family, part)
         claim.require(*check)
     if part == "selection":
         claim.table(**ablation_table(own))
-    if (family, part) == ("llama", "healing"):
-        claim.table(**recipes_table(own))
 
     claim.judge(ablation(own, part))

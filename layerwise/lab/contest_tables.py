@@ -14,7 +14,6 @@ from layerwise.data.arrays import FloatArray
 from layerwise.evaluation.timing import default_timer
 from layerwise.lab.contests import (
     PARTS,
-    RECIPES,
     TRAINED_RIVALS,
     WEIGHTINGS,
     ablation,
@@ -123,21 +122,6 @@ def ablation_table(study: Study) -> dict[str, Any]:
     }
 
 
-def recipes_table(study: Study) -> dict[str, Any]:
-    """NDCG@10 by what is trained in healing, at the same epochs; and by the plain healing of the cut."""
-    ours = {method: study.students(method) for method in RECIPES}
-    plain = study.healed_cuts(study.tier.selected_by)
-    recipes: dict[str, list[Any]] = {**ours, "bare cut, healed without a look at layers": plain}
-    return {
-        "title": f"Ways to heal, with {study.tier.kept:.0%} of the layers kept and the same epochs",
-        "columns": ["recipe", "NDCG@10", "95 % CI", "training s"],
-        "rows": [
-            [name, *_mean(study.quality(models)["ndcg@10"]), f"{_seconds(study, models):.0f}"]
-            for name, models in recipes.items()
-        ],
-    }
-
-
 def depth_table(study: Study) -> dict[str, Any]:
     """Quality and latency by kept depth, and where the curve bends."""
     curve = _depth_curve(study)
@@ -221,10 +205,11 @@ def _full_cost(study: Study) -> Cost:
 
 def _cost(study: Study, models: list[Any], stored: Callable[[Recommender], int] = serialised_bytes) -> Cost:
     recommender = study.model(models[0])
+    pruned = sum(int((weights == 0).sum()) for layer in recommender.layers for weights in layer.parameters())
     return Cost(
         len(recommender.layers),
-        sum(int((weights != 0).sum()) for layer in recommender.layers for weights in layer.parameters()),
-        sum(int((weights != 0).sum()) for weights in recommender.parameters()),
+        layer_parameters(recommender) - pruned,
+        sum(weights.numel() for weights in recommender.parameters()) - pruned,
         stored(recommender),
         _milliseconds(study, recommender),
         _seconds(study, models),

@@ -16,7 +16,6 @@ PARTS = {
     **{part: f"ours without {part}" for part in ("selection", "bridge", "healing", "distillation")},
     "weighting": "ours, uniform weights",
 }
-RECIPES = ("ours", "ours, last layer only", "ours, LoRA", "ours, progressive")
 # Name in a case -> method that is trained with the same budget and a rate tuned on the same grid.
 TRAINED_RIVALS = {
     "distilbert": "DistilBERT",

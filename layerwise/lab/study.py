@@ -258,13 +258,11 @@ class Study:
         """What parts, weights and depths are judged by."""
         weightings = [name for name in METHODS if name == "ours" or name.endswith(" weights")]
         parts = [name for name in METHODS if name.startswith("ours without ")]
-        recipes = [name for name in METHODS if name.startswith("ours, ") and name not in weightings]
         ablated = [self.of(family) for family in self.tier.ablated]
         students = [
             *(student for keep in self.tier.depths for student in self.students("ours", keep / self.depth)),
             *(student for name in weightings for student in self.students(name, self.tier.weighted_share)),
             *(student for of in ablated for name in (*parts, "ours, uniform weights") for student in of.students(name)),
-            *(student for name in recipes for student in self.students(name)),
         ]
         return [ModelQuality(student) for student in students]
 

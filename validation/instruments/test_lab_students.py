@@ -160,7 +160,7 @@ def test_the_best_validation_is_that_of_the_last_training():
 def test_tuned_student_has_the_rate_that_validates_best_on_the_tuning_seed(lab, full):
     other, method = replace(full, seed=1), METHODS["first layers"]
     tuned = TunedStudent(other, method, 0.5, 2, tuned_on=0)
-    courses = {rate: lab.course(Student(full, method, 0.5, 2, rate)) for rate in (0.5, 1.0, 2.0)}
+    courses = {rate: lab.course(Student(full, method, 0.5, 2, rate)) for rate in RATES}
     found = {rate: max(course["validation_by_stage"][-1].values()) for rate, course in courses.items()}
     best = max(found, key=found.__getitem__)
     course = lab.course(tuned)
