@@ -13,7 +13,7 @@ from typing import Any
 
 TIERS = ("quick", "standard", "full")
 CLAIM_KEYS = ("statement", "source", "refuted_if", "effect", "alpha", "on_inconclusive", "cases")
-CASE_KEYS = ("tiers", "reason", "at_least", "above", "at_most", "below")
+CASE_KEYS = ("tiers", "reason", "needs", "at_least", "above", "at_most", "below")
 LOWER_BOUNDS = ("at_least", "above")
 UPPER_BOUNDS = ("at_most", "below")
 ON_INCONCLUSIVE = ("fail", "warn")
@@ -32,7 +32,9 @@ class Declaration:
         reason: Why the bounds stand where they stand.
         alpha: Share of the claim's error rate for this case: the claim's alpha over its number of cases in the tier.
         on_inconclusive: "fail" or "warn".
-        digest: sha256 over everything above; an accepted verdict holds for this digest only.
+        needs: What a machine must have that not every one has, such as a data set; empty without. Where it is absent,
+            the case is not run, and fails no gate.
+        digest: sha256 over everything above but `needs`; an accepted verdict holds for this digest only.
     """
 
     claim: str
@@ -48,10 +50,11 @@ class Declaration:
     reason: str
     alpha: float
     on_inconclusive: str
+    needs: str = ""
     digest: str = ""
 
     def __post_init__(self) -> None:
-        content = {key: value for key, value in asdict(self).items() if key != "digest"}
+        content = {key: value for key, value in asdict(self).items() if key not in ("needs", "digest")}
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())
 
@@ -134,6 +137,7 @@ def _cases_of(claims: Mapping[str, Any], tier: str) -> dict[CaseKey, Declaration
                 reason=entry["reason"],
                 alpha=claim["alpha"] / len(cases),
                 on_inconclusive=claim["on_inconclusive"],
+                needs=entry.get("needs", ""),
             )
     return found
 
@@ -155,7 +159,9 @@ def _check_claim(name: str, claim: Any) -> None:
 
 def _check_case(where: str, entry: Any) -> None:
     _require_keys(where, entry, required=("tiers", "reason"), known=CASE_KEYS)
-    _require_text(f"{where}.reason", entry["reason"])
+    for key in ("reason", "needs"):
+        if key in entry:
+            _require_text(f"{where}.{key}", entry[key])
     tiers = entry["tiers"]
     if type(tiers) is not list or not tiers or not set(map(str, tiers)) <= set(TIERS):
         raise ValueError(f"{where}.tiers must list some of {', '.join(TIERS)}, got {tiers!r}")

@@ -3,6 +3,7 @@
 import enum
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -363,6 +364,14 @@ def test_a_skipped_case_with_an_accepted_verdict_fails_a_whole_run_only():
     changes = {"tests": [ended("skipped", "no GPU")], "accepted": {("speedup", "default"): accepted()}}
     assert only_decision(**changes).ruling.gate == "fail"
     assert only_decision(**changes, demanded=False).ruling.gate == "not-run"
+
+
+def test_a_skipped_case_that_needs_what_not_every_machine_has_fails_no_run():
+    needy = replace(declaration(), needs="the data set x")
+    changes = {"tests": [ended("skipped", "no data")], "accepted": {("speedup", "default"): accepted()}}
+    decision = only_decision(**changes, declared={("speedup", "default"): needy})
+    assert (decision.verdict, decision.ruling.gate) == ("not-run", "not-run")
+    assert needy.digest == declaration().digest
 
 
 def test_cases_nobody_asked_for_are_named_and_nothing_more():
