@@ -241,7 +241,8 @@ def _trained(study: Study, model: Model) -> Model:
 def _milliseconds(study: Study, recommender: Recommender) -> float:
     """Median ms of a scoring pass over a batch of real histories."""
     histories = study.split.histories(study.split.test)
-    batches = [recommender.batch(histories[start : start + BATCH]) for start in range(0, CALLS * BATCH, BATCH)]
+    starts = range(0, min(CALLS * BATCH, len(histories)), BATCH)
+    batches = [recommender.batch(histories[start : start + BATCH]) for start in starts]
     timer, times = default_timer(study.lab.device), []
     with evaluating(recommender), torch.inference_mode():
         recommender(**batches[0])

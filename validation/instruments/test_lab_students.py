@@ -271,29 +271,37 @@ def test_quality_reads_the_model_alone(lab, full, tmp_path, kind):
 # The search
 
 
-@pytest.mark.parametrize("family", ["llama", "t5"])
-def test_where_all_sets_can_be_tried_the_best_on_validation_is_kept(lab, subject, family):
-    """Half of four layers; in t5 one of two of each stack, so that a set of one stack alone is never kept."""
-    full = ScratchModel(replace(subject, family=family), 0, 4)
-    model, validate = lab.get(full), validation_ndcg(lab.split(subject))
-    sets = list(combinations(range(4), 2)) if family == "llama" else list(product((0, 1), (2, 3)))
-    values = {kept: validate(compact_model(model, kept)) for kept in sets}
-    kept = tuple(lab.course(Student(full, SEARCHED, 0.5, 2))["kept_layers"])
-
-    assert len(sets) <= SEARCH_BUDGET
-    assert len(set(values.values())) > 1
-    assert values[kept] == pytest.approx(max(values.values()), abs=1e-6)
-
-
-def test_a_small_search_keeps_no_worse_a_set_than_the_first_layers(lab, subject, tmp_path, monkeypatch):
-    """Of 20 of the 70 ways to keep four of eight layers."""
-    full, tried = ScratchModel(subject, 0, 8), []
+@pytest.fixture
+def tried(monkeypatch):
+    """Validation of every set that a search tries, in order."""
+    values = []
 
     def counted(split):
         validate = validation_ndcg(split)
-        return lambda model: tried.append(validate(model)) or tried[-1]
+        return lambda model: values.append(validate(model)) or values[-1]
 
     monkeypatch.setattr(students, "validation_ndcg", counted)
+    return values
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_where_all_sets_can_be_tried_the_best_on_validation_is_kept(lab, subject, tmp_path, tried, family):
+    """Half of four layers; in t5 one of two of each stack: a set of one stack alone is not even tried."""
+    full = ScratchModel(replace(subject, family=family), 0, 4)
+    student = Student(full, SEARCHED, 0.5, 2)
+    student.make(Refusing(lab, {full}), tmp_path, lambda *_: None)
+    model, validate = lab.get(full), validation_ndcg(lab.split(subject))
+    sets = list(combinations(range(4), 2)) if family == "llama" else list(product((0, 1), (2, 3)))
+    values = {kept: validate(compact_model(model, kept)) for kept in sets}
+
+    assert len(set(values.values())) > 1
+    assert sorted(tried) == pytest.approx(sorted(values.values()), abs=1e-6)
+    assert values[tuple(student.course(tmp_path)["kept_layers"])] == pytest.approx(max(tried), abs=1e-6)
+
+
+def test_a_small_search_keeps_no_worse_a_set_than_the_first_layers(lab, subject, tmp_path, tried):
+    """Of 20 of the 70 ways to keep four of eight layers."""
+    full = ScratchModel(subject, 0, 8)
     student = Student(full, SEARCHED, 0.5, 2)
     student.make(Refusing(lab, {full}), tmp_path, lambda *_: None)
     model, validate = lab.get(full), validation_ndcg(lab.split(subject))
