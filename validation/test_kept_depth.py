@@ -6,7 +6,7 @@ curve of quality bends. A case is refuted when the interval of healed over full 
 
 import pytest
 
-from layerwise.lab.contest_tables import depth_figure, depth_table
+from layerwise.lab.contest_tables import depth_curve, depth_figure, depth_table
 from layerwise.lab.contests import kept_depth
 from layerwise.lab.exhibits import floor_checks
 
@@ -19,7 +19,8 @@ def test_a_healed_model_of_so_many_layers_keeps_the_quality(study, claim, family
     for check in floor_checks(study):
         claim.require(*check)
     if keep == 1:
-        claim.table(**depth_table(study))
-        claim.figure(**depth_figure(study))
+        curve = depth_curve(study)
+        claim.table(**depth_table(study, curve))
+        claim.figure(**depth_figure(curve))
 
     claim.judge(kept_depth(study, keep))

@@ -13,6 +13,7 @@ from layerwise.compression.quantize import int4_quantized, int8_quantized, packe
 from layerwise.data.arrays import FloatArray
 from layerwise.evaluation.timing import default_timer
 from layerwise.lab.contests import (
+    OTHER_RIVALS,
     PARTS,
     TRAINED_RIVALS,
     WEIGHTINGS,
@@ -32,6 +33,9 @@ LEVEL = 0.95
 BATCH = 64
 CALLS = 9
 
+DepthCurve = Mapping[int, tuple[float, float]]
+"""From the number of kept layers to NDCG@10 and ms per batch, the full model last."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -48,7 +52,7 @@ class Cost:
 def rivals_table(study: Study) -> dict[str, Any]:
     """Every rival with its quality and its cost; the full model and ours first, then by quality."""
     rows = [
-        _rival_row("full model", study.quality(study.full()), _full_cost(study), None),
+        _rival_row("full model", study.quality(study.full()), _cost(study, study.full()), None),
         _rival_row("ours", study.quality(study.tuned("ours")), _cost(study, study.tuned("ours")), None),
     ]
     contestants = {
@@ -83,7 +87,7 @@ def rivals_table(study: Study) -> dict[str, Any]:
 
 def rivals_figure(study: Study) -> dict[str, Any]:
     """NDCG@5 of ours over each rival's, with 95 % intervals."""
-    rivals = [*TRAINED_RIVALS, "scratch", "int8", "int4", "training-free"]
+    rivals = (*TRAINED_RIVALS, *OTHER_RIVALS)
     return {
         "name": f"rivals-{study.subject.data_name}",
         "kind": "intervals",
@@ -122,9 +126,20 @@ def ablation_table(study: Study) -> dict[str, Any]:
     }
 
 
-def depth_table(study: Study) -> dict[str, Any]:
+def depth_curve(study: Study) -> DepthCurve:
+    """NDCG@10, over seeds and users, and ms per batch by kept depth; timed anew at each call."""
+    curve: dict[int, tuple[float, float]] = {}
+    for keep in study.tier.depths:
+        models = study.students("ours", keep / study.depth)
+        ndcg = float(study.quality(models)["ndcg@10"].mean())
+        curve[keep] = ndcg, _milliseconds(study, study.model(models[0]))
+    full = study.full()
+    curve[study.depth] = float(study.quality(full)["ndcg@10"].mean()), _milliseconds(study, study.model(full[0]))
+    return curve
+
+
+def depth_table(study: Study, curve: DepthCurve) -> dict[str, Any]:
     """Quality and latency by kept depth, and where the curve bends."""
-    curve = _depth_curve(study)
     rows = []
     for keep, (ndcg, ms) in curve.items():
         kept = kept_depth(study, keep) if keep < study.depth else None
@@ -137,9 +152,8 @@ def depth_table(study: Study) -> dict[str, Any]:
     }
 
 
-def depth_figure(study: Study) -> dict[str, Any]:
+def depth_figure(curve: DepthCurve) -> dict[str, Any]:
     """Quality against latency, one point per kept depth."""
-    curve = _depth_curve(study)
     return {
         "name": "kept-depth",
         "kind": "points",
@@ -153,11 +167,11 @@ def depth_figure(study: Study) -> dict[str, Any]:
                 "y": [ndcg for ndcg, _ in curve.values()],
             }
         ],
-        "reference": {"label": "95 % of the full model", "value": 0.95 * curve[study.depth][0]},
+        "reference": {"label": "95 % of the full model", "value": 0.95 * curve[max(curve)][0]},
     }
 
 
-def knee(curve: Mapping[int, tuple[float, float]]) -> int:
+def knee(curve: DepthCurve) -> int:
     """The depth whose quality lies farthest above the line from the first depth to the last.
 
     References:
@@ -167,18 +181,6 @@ def knee(curve: Mapping[int, tuple[float, float]]) -> int:
     quality = np.array([ndcg for ndcg, _ in curve.values()])
     line = quality[0] + (quality[-1] - quality[0]) * (depths - depths[0]) / (depths[-1] - depths[0])
     return int(depths[np.argmax(quality - line)])
-
-
-def _depth_curve(study: Study) -> dict[int, tuple[float, float]]:
-    """NDCG@10 and ms per batch by kept depth."""
-    curve = {}
-    for keep in study.tier.depths:
-        models = study.students("ours", keep / study.depth)
-        ndcg = float(study.quality(models)["ndcg@10"].mean())
-        curve[keep] = ndcg, _milliseconds(study, study.model(models[0]))
-    full = study.full()
-    curve[study.depth] = float(study.quality(full)["ndcg@10"].mean()), _milliseconds(study, study.model(full[0]))
-    return curve
 
 
 def _rival_row(
@@ -197,10 +199,6 @@ def _rival_row(
 def _rival_cost(study: Study, rival: str) -> Cost:
     models = study.tuned(TRAINED_RIVALS[rival])
     return _cost(study, models, sparse_bytes if rival == "magnitude" else serialised_bytes)
-
-
-def _full_cost(study: Study) -> Cost:
-    return _cost(study, study.full())
 
 
 def _cost(study: Study, models: list[Any], stored: Callable[[Recommender], int] = serialised_bytes) -> Cost:

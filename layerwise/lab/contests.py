@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from layerwise.data.arrays import FloatArray
+from layerwise.lab.exhibits import best_floor
 from layerwise.lab.study import Study
 from layerwise.statistics import MeanDifference, Retention, retained
 
@@ -73,8 +74,7 @@ def rival_quality(study: Study, rival: str) -> Metrics:
         case "int4":
             return study.quantized(4)
         case "training-free":
-            floor = study.floor()
-            best = floor[max(floor, key=lambda name: float(floor[name]["ndcg@10"].mean()))]
+            best = study.floor()[best_floor(study)[0]]
             return {name: values[None].repeat(len(study.tier.seeds), axis=0) for name, values in best.items()}
         case _:
             return study.quality(study.tuned(TRAINED_RIVALS[rival]))

@@ -121,13 +121,14 @@ SUBJECT = Subject(
     distillation=Distillation(),
 )
 
-# A tenth of the events, spread over six times as many items: one window of a user and epoch sees less of them.
+# As many events of fewer users and of six times as many items: one window of a user and epoch sees less of them.
 SMALL = replace(
     SUBJECT,
     dataset="ml-latest-small",
     training=replace(DEEP, epochs=64),
     healing=replace(HEALING, epochs=16),
 )
+
 TIERS = {
     "quick": Tier(
         name="quick",

@@ -23,6 +23,7 @@ from layerwise.data.splits import leave_last_out
 from layerwise.lab import contest_tables, layer_exhibits
 from layerwise.lab.contest_tables import (
     ablation_table,
+    depth_curve,
     depth_figure,
     depth_table,
     knee,
@@ -517,7 +518,8 @@ DEPTHS = {"ours, 0.125": 0.1, "ours, 0.25": 0.3, "ours, 0.375": 0.32, "ours, 0.6
 
 
 def test_depths_stand_side_by_side_with_the_bend_of_their_curve(clock):
-    table = depth_table(Told(**DEPTHS, full=0.4).study())
+    study = Told(**DEPTHS, full=0.4).study()
+    table = depth_table(study, depth_curve(study))
     rows = table["rows"]
 
     assert "bends most at 2 layers" in table["title"]
@@ -528,7 +530,7 @@ def test_depths_stand_side_by_side_with_the_bend_of_their_curve(clock):
 
 
 def test_depth_figure_draws_quality_over_latency(clock):
-    figure = depth_figure(Told(**DEPTHS, full=0.4).study())
+    figure = depth_figure(depth_curve(Told(**DEPTHS, full=0.4).study()))
 
     (series,) = figure["series"]
     assert series["x"] == [3.0, 6.0, 9.0, 15.0, 24.0]
