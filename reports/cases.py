@@ -41,3 +41,10 @@ def claims_path(config: pytest.Config) -> Path:
 def accepted_path(config: pytest.Config) -> Path:
     """The accepted verdicts of the project."""
     return config.rootpath / "reports" / "accepted.toml"
+
+
+def report_folder(config: pytest.Config) -> Path:
+    """Where the report goes and evidence is stored: as asked for, seen from where pytest was started."""
+    asked_for = config.getoption("report_dir")
+    default = config.rootpath / "reports" / "generated" / tier_of(config)
+    return config.invocation_params.dir / asked_for if asked_for else default

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from reports.accepted import ACCEPTABLE, Accepted
@@ -173,17 +173,23 @@ def _judged(
     ruling = rule(record.outcome, declaration, entry)
     verdict, accepted = record.outcome, ruling.accepted
     failed = [test for test in tests if test.outcome == "failed"]
-    if len(records) > 1:
-        verdict, why = "invalid", f"recorded {len(records)} times; a case is judged once, by one test, without retries"
-        ruling = Ruling("fail", "invalid", accepted, why)
-    elif record.declaration != declaration.digest:
-        verdict, why = "invalid", "judged under another declaration than the one in claims.toml; run it again"
-        ruling = Ruling("fail", "invalid", accepted, why)
+    if why := _why_void(records, declaration):
+        verdict, ruling = "invalid", Ruling("fail", "invalid", accepted, why)
+        record = replace(record, outcome="invalid", reason=why)
     elif record.outcome == "invalid":
         ruling = Ruling("fail", "invalid", accepted, record.reason)
     elif failed and ruling.gate != "fail":
         ruling = Ruling("fail", ruling.change, accepted, f"its test failed beside the verdict: {failed[0].message}")
     return Decision(declaration.claim, declaration.case, verdict, ruling, declaration, record)
+
+
+def _why_void(records: Sequence[Record], declaration: Declaration) -> str:
+    """Why records cannot count, whatever they say; empty where they can."""
+    if len(records) > 1:
+        return f"recorded {len(records)} times; a case is judged once, by one test, without retries"
+    if records[0].declaration != declaration.digest:
+        return "judged under another declaration than the one in claims.toml; run it again"
+    return ""
 
 
 def _unjudged(

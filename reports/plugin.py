@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from reports.accepted import Accepted, read_accepted, write_accepted
-from reports.cases import CASE, MARKER, RECORD, accepted_path, case_of, claims_path, tier_of
+from reports.cases import CASE, MARKER, RECORD, accepted_path, case_of, claims_path, report_folder, tier_of
 from reports.declarations import TIERS, CaseKey, Declaration, Declarations, read_declarations
 from reports.ledger import Decision, Judgement, TestOutcome, accept, settle
 from reports.provenance import Provenance, provenance, who
@@ -27,6 +29,7 @@ from reports.selection import narrowed_by, runs_tests
 from reports.terminal import print_summary
 
 REPORT = "REPORT.md"
+WORKER = re.compile(r"\[gw\d+\] ")  # the line with which xdist says where a test ran
 DECLARATIONS = pytest.StashKey[Declarations]()
 
 
@@ -177,7 +180,7 @@ class Reporter:
             return settle(self._declared(), records, accepted, list(self.tests.values()), demanded)
 
         accepted = read_accepted(accepted_path(self.config))
-        run = Run(context, settled(accepted.get(self.tier, {})))
+        run = Run(context, settled(accepted.get(self.tier, {})), sorted(self.tests.values(), key=attrgetter("nodeid")))
         return self._accept(run, accepted, settled) if self.config.getoption("accept_verdicts") else run
 
     def _accept(
@@ -195,7 +198,7 @@ class Reporter:
         if after != before:
             write_accepted(accepted_path(self.config), {**accepted, self.tier: after})
         changes = [f"{decision.name}: {decision.verdict}" for decision in run.decisions if _is_accepted(decision)]
-        return Run(replace(run.context, accepted=changes), settled(after))
+        return replace(run, context=replace(run.context, accepted=changes), judgement=settled(after))
 
     def _read_records(self) -> tuple[list[Record], list[str]]:
         records, defects = [], []
@@ -211,11 +214,8 @@ class Reporter:
         """The run after its report was written, or with the reason why it could not be."""
         from reports.publish import publish  # matplotlib is slow to import, and only a run with claims needs it
 
-        asked_for = self.config.getoption("report_dir")
-        default = self.config.rootpath / "reports" / "generated" / self.tier
-        folder = self.config.invocation_params.dir / asked_for if asked_for else default
         try:
-            self.report = publish(run, folder, os.environ.get("GITHUB_STEP_SUMMARY"))
+            self.report = publish(run, report_folder(self.config), os.environ.get("GITHUB_STEP_SUMMARY"))
         except OSError as error:
             defects = [*run.context.defects, f"the report could not be written: {error}"]
             return replace(run, context=replace(run.context, defects=defects))
@@ -227,9 +227,12 @@ def _is_accepted(decision: Decision) -> bool:
 
 
 def _message(report: pytest.TestReport) -> str:
-    """What pytest says about a test that was skipped or failed, in one line."""
+    """What pytest says about a test that was skipped or failed, in one line; empty for one that passed."""
+    if report.passed:
+        return ""
     if report.skipped and isinstance(report.longrepr, tuple):
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     lines = [line.strip() for line in report.longreprtext.splitlines() if line.strip()]
+    lines = [line for line in lines if not WORKER.match(line)]
     errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E  ")]
     return (errors or lines or [""])[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from reports import looks, text
+from reports.evidence import remove_unnamed
 from reports.ledger import Decision
 from reports.markdown import SUMMARY_LIMIT, front, is_short, pages, summary
 from reports.overview import overview, verdicts
@@ -43,6 +44,7 @@ def publish(run: Run, folder: Path, step_summary: str | None = None) -> Path:
         (folder / name).unlink(missing_ok=True)
     for name, content in contents.items():
         _replace(folder / name, content)
+    remove_unnamed(folder, [decision.record for decision in run.decisions if decision.record])
     if step_summary:
         _append(Path(step_summary), run)
     return folder / REPORT

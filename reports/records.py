@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 from reports.figures import Figure
 from reports.plain import require_plain
 
-SCHEMA = 1
+SCHEMA = 2
 OUTCOMES = ("supported", "refuted", "inconclusive", "invalid")  # a case that did not run leaves no record
 
 
@@ -37,7 +37,8 @@ class Record:
         region_low: Lower end of the claimed region; None where the claim sets no such bound.
         detectable: Smallest difference this sample finds with 80 % power; None where undefined.
         declaration: Digest of the declaration that was judged.
-        evidence: Digest of the arrays that `estimate` and the intervals follow from.
+        evidence: Name of an array that the verdict follows from -> its digest; see `reports.evidence`.
+        text: Text fields that complete the evidence.
         checks: Instrument checks as [ok, sentence]; one that failed makes the outcome "invalid".
         remarks: Sentences without which the verdict would mislead; they open the report.
         seconds: Time from asking for the `claim` fixture to the verdict.
@@ -62,7 +63,8 @@ class Record:
     detectable: float | None = None
     num_seeds: int = 0
     num_units: int = 0
-    evidence: str = ""
+    evidence: dict[str, str] = field(default_factory=dict)
+    text: dict[str, str] = field(default_factory=dict)
     checks: list[list[bool | str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from reports.ledger import Decision, Judgement
+from reports.ledger import Decision, Judgement, TestOutcome
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Run:
 
     context: Context
     judgement: Judgement
-    files: Sequence[str] = field(default=())
+    tests: Sequence[TestOutcome] = ()
+    files: Sequence[str] = ()
 
     @property
     def decisions(self) -> Sequence[Decision]:
@@ -109,12 +110,13 @@ class Run:
     def as_dict(self) -> dict[str, Any]:
         """The machine-readable twin of the report: plain JSON."""
         return {
-            "schema": 1,
+            "schema": 2,
             "gate": self.gate,
             "complete": self.judgement.complete,
             "problems": self.problems(),
             "context": asdict(self.context),
             "decisions": [_plain(decision) for decision in self.decisions],
+            "tests": [asdict(test) for test in self.tests],
             "unselected": [list(key) for key in self.judgement.unselected],
             "files": list(self.files),
         }

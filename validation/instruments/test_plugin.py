@@ -204,7 +204,8 @@ def test_a_report_that_cannot_be_written_fails_but_still_shows_the_verdicts(proj
     result = project.run("--report-dir", "out")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "the report could not be written: " in said(result)
-    assert "● supported" in said(result)
+    assert "invalid: evidence must be stored, so that it can be judged again: " in said(result)
+    assert "(measured: supported: 3 points, needs more than 2)" in said(result)
 
 
 def test_stopping_at_the_first_failure_names_what_was_not_reached(project):
