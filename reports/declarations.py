@@ -13,10 +13,12 @@ from typing import Any
 
 TIERS = ("quick", "standard", "full")
 CLAIM_KEYS = ("statement", "source", "refuted_if", "effect", "alpha", "on_inconclusive", "cases")
+OPTIONAL_CLAIM_KEYS = ("control",)
 CASE_KEYS = ("tiers", "reason", "needs", "at_least", "above", "at_most", "below")
 LOWER_BOUNDS = ("at_least", "above")
 UPPER_BOUNDS = ("at_most", "below")
 ON_INCONCLUSIVE = ("fail", "warn")
+CONTROLS = ("supported", "refuted")
 
 CaseKey = tuple[str, str]  # (claim, case)
 
@@ -34,7 +36,10 @@ class Declaration:
         on_inconclusive: "fail" or "warn".
         needs: What a machine must have that not every one has, such as a data set; empty without. Where it is absent,
             the case is not run, and fails no gate.
-        digest: sha256 over everything above but `needs`; an accepted verdict holds for this digest only.
+        control: The verdict that is known beforehand, for a control; empty for a claim. Where another one comes out,
+            the instruments are broken and no verdict of the run counts.
+        digest: sha256 over everything above but `needs`, and over `control` where there is one; an accepted verdict
+            holds for this digest only.
     """
 
     claim: str
@@ -51,10 +56,12 @@ class Declaration:
     alpha: float
     on_inconclusive: str
     needs: str = ""
+    control: str = ""
     digest: str = ""
 
     def __post_init__(self) -> None:
-        content = {key: value for key, value in asdict(self).items() if key not in ("needs", "digest")}
+        left_out = ("needs", "digest") if self.control else ("needs", "control", "digest")
+        content = {key: value for key, value in asdict(self).items() if key not in left_out}
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())
 
@@ -138,19 +145,22 @@ def _cases_of(claims: Mapping[str, Any], tier: str) -> dict[CaseKey, Declaration
                 alpha=claim["alpha"] / len(cases),
                 on_inconclusive=claim["on_inconclusive"],
                 needs=entry.get("needs", ""),
+                control=claim.get("control", ""),
             )
     return found
 
 
 def _check_claim(name: str, claim: Any) -> None:
     where = f"claims.{name}"
-    _require_keys(where, claim, required=CLAIM_KEYS, known=CLAIM_KEYS)
+    _require_keys(where, claim, required=CLAIM_KEYS, known=CLAIM_KEYS + OPTIONAL_CLAIM_KEYS)
     for key in ("statement", "source", "refuted_if", "effect"):
         _require_text(f"{where}.{key}", claim[key])
     if type(claim["alpha"]) is not float or not 0 < claim["alpha"] < 0.5:
         raise ValueError(f"{where}.alpha must be a number between 0 and 0.5, got {claim['alpha']!r}")
     if claim["on_inconclusive"] not in ON_INCONCLUSIVE:
         raise ValueError(f"{where}.on_inconclusive must be 'fail' or 'warn', got {claim['on_inconclusive']!r}")
+    if claim.get("control", "supported") not in CONTROLS:
+        raise ValueError(f"{where}.control must be 'supported' or 'refuted', got {claim['control']!r}")
     if type(claim["cases"]) is not dict or not claim["cases"]:
         raise ValueError(f"{where}.cases must be tables, at least one; without parameters the case is called 'default'")
     for case, entry in claim["cases"].items():

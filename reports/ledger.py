@@ -59,6 +59,11 @@ class Decision:
         """The case as it is said in sentences."""
         return f"{self.claim}[{self.case}]"
 
+    @property
+    def is_control(self) -> bool:
+        """Whether its verdict was known beforehand."""
+        return self.declaration is not None and bool(self.declaration.control)
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -99,6 +104,8 @@ def rule(verdict: str, declaration: Declaration, entry: Accepted | None) -> Ruli
         entry: The accepted verdict of the case, if there is one; void when it was given for another declaration.
     """
     accepted = standing(entry, declaration)
+    if declaration.control and verdict != "invalid":
+        return _control(verdict, declaration)
     if verdict == "invalid":
         return Ruling("fail", "invalid", accepted, "an instrument check failed, so there is no verdict")
     change: Change = "void" if entry else "new"
@@ -112,6 +119,16 @@ def rule(verdict: str, declaration: Declaration, entry: Accepted | None) -> Ruli
     if verdict == "inconclusive" and declaration.on_inconclusive == "warn":
         return Ruling("warn", change, accepted, f"{verdict}, {why}; declared to warn only")
     return Ruling("fail", change, accepted, f"{verdict}, {why}")
+
+
+def _control(verdict: str, declaration: Declaration) -> Ruling:
+    """A control is held to the verdict that is known beforehand; nobody can accept another one."""
+    known = declaration.control
+    if verdict == known:
+        return Ruling("pass", "same", known, f"{verdict}, as it must be")
+    return Ruling(
+        "fail", "invalid", known, f"{verdict}, but it must be {known}: the instruments of this run are broken"
+    )
 
 
 def standing(entry: Accepted | None, declaration: Declaration) -> str | None:
@@ -154,9 +171,28 @@ def settle(
             unselected.append(key)
     if demanded:
         decisions += [_gone(key, entry) for key, entry in accepted.items() if key not in declared]
+    decisions = _voided(decisions)
     stray = sorted((records_of.keys() | tests_of.keys()) - declared.keys())
     errors = [f"{claim}[{case}] is not declared for this tier in claims.toml" for claim, case in stray]
     return Judgement(decisions, unselected, errors)
+
+
+def _voided(decisions: Sequence[Decision]) -> list[Decision]:
+    """The decisions as they are when the controls came out right; else none of the others counts."""
+    broken = [decision for decision in decisions if _is_broken(decision)]
+    return [_without_trust(decision, broken[0]) if broken else decision for decision in decisions]
+
+
+def _is_broken(decision: Decision) -> bool:
+    """Whether a control was measured and came out wrong."""
+    return decision.is_control and decision.record is not None and decision.ruling.gate == "fail"
+
+
+def _without_trust(decision: Decision, control: Decision) -> Decision:
+    if decision.record is None or _is_broken(decision):
+        return decision
+    why = f"the control {control.name} came out wrong, so that no verdict of this run counts"
+    return replace(decision, verdict="invalid", ruling=Ruling("fail", "invalid", decision.ruling.accepted, why))
 
 
 def _by_case(things: Sequence[Entry]) -> defaultdict[CaseKey, list[Entry]]:

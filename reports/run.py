@@ -83,7 +83,8 @@ class Run:
 
     def headline(self) -> str:
         """The gate's decision with the counts, in one line."""
-        counts = ", ".join(f"{number} {verdict}" for verdict, number in by_verdict(self.decisions)) or "no verdict"
+        claims = [decision for decision in self.decisions if not decision.is_control]
+        counts = ", ".join(f"{number} {verdict}" for verdict, number in by_verdict(claims)) or "no verdict"
         total = len(self.decisions) + len(self.judgement.unselected)
         scope = "complete" if self.judgement.complete else f"partial: {self.judged} of {total} cases judged"
         return f"gate {self.gate.upper()} · {self.context.tier} tier · {counts} · {scope}"

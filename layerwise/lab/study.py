@@ -18,17 +18,20 @@ from layerwise.lab.experiments import (
     RULES,
     BandAdaptation,
     CompactModel,
+    Control,
     CutQuality,
     Damage,
     Experiment,
     FloorQuality,
     GapRivals,
     HealedModel,
+    IdentityLayers,
     LayerPortrait,
     LayerScores,
     LayerShapley,
     Model,
     ModelQuality,
+    PointerChain,
     Portrait,
     QuantizedQuality,
     RandomCut,
@@ -150,6 +153,17 @@ class Study:
         by_seed = [self.lab.get(quality) for quality in wanted]
         return {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
 
+    def control(self, kind: type[Control]) -> dict[str, FloatArray]:
+        """NDCG@10, *seeds x users*, of the arms "full" and "compact" of a control."""
+        wanted = self._controls(kind)
+        self.prepare(wanted)
+        by_seed = [self.lab.get(control) for control in wanted]
+        fewest = min(len(values["full"]) for values in by_seed)  # a control's users are drawn anew for every seed
+        return {arm: np.stack([values[arm][:fewest] for values in by_seed]) for arm in by_seed[0]}
+
+    def _controls(self, kind: type[Control]) -> list[Control]:
+        return [kind(self.subject, seed, self.tier.kept) for seed in self.tier.seeds]
+
     def floor(self) -> dict[str, dict[str, FloatArray]]:
         """Test metrics of the training-free recommenders: name -> metric -> *users*."""
         wanted = [FloorQuality(self.subject, name) for name in FLOOR]
@@ -243,6 +257,8 @@ class Study:
             *(LayerScores(full, method) for method in self.tier.importances for full in self.full()),
             *(ModelQuality(compact) for by in RULES for compact in self.compact(by)),
             *(FloorQuality(self.subject, name) for name in FLOOR),
+            *self._controls(PointerChain),
+            *self._controls(IdentityLayers),
         ]
 
     def _cut_rules(self) -> tuple[str, ...]:

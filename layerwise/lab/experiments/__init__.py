@@ -6,6 +6,7 @@ The digests of the code are taken here, at import: later edits of the files do n
 from layerwise.lab.experiments.adaptation import BandAdaptation
 from layerwise.lab.experiments.base import Bench, Experiment, Report, closure
 from layerwise.lab.experiments.compact import RULES, CompactModel, HealedModel
+from layerwise.lab.experiments.controls import Control, IdentityLayers, PointerChain
 from layerwise.lab.experiments.damage import Damage, RemovalDamage
 from layerwise.lab.experiments.gap_rivals import GapRivals
 from layerwise.lab.experiments.models import Model, ScratchModel
@@ -26,6 +27,7 @@ __all__ = [
     "BandAdaptation",
     "Bench",
     "CompactModel",
+    "Control",
     "Cut",
     "CutQuality",
     "Damage",
@@ -33,11 +35,13 @@ __all__ = [
     "FloorQuality",
     "GapRivals",
     "HealedModel",
+    "IdentityLayers",
     "LayerPortrait",
     "LayerScores",
     "LayerShapley",
     "Model",
     "ModelQuality",
+    "PointerChain",
     "Portrait",
     "Quality",
     "QuantizedQuality",
