@@ -29,7 +29,12 @@ class Ruling:
 
 @dataclass(frozen=True)
 class TestOutcome:
-    """How the test of a case ended: "passed", "failed" or "skipped", with pytest's message."""
+    """How the test of a case ended: "passed", "failed" or "skipped", with pytest's message and where it stands.
+
+    Attributes:
+        file: Path from the project's root; empty where unknown.
+        line: Counted from 1; None where unknown.
+    """
 
     __test__ = False  # not a class of tests, whatever its name begins with
 
@@ -38,6 +43,8 @@ class TestOutcome:
     case: str
     outcome: str
     message: str = ""
+    file: str = ""
+    line: int | None = None
 
 
 Entry = TypeVar("Entry", Record, TestOutcome)

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports import text
+from reports.changes import changes
 from reports.figures import SLUG
 from reports.ledger import Decision
 from reports.records import Record, Table
@@ -18,16 +19,6 @@ from reports.sections import Section, sections
 SUMMARY_LIMIT = 1000 * 1024  # GitHub drops a step summary above 1024 KiB altogether
 SHORT = 30  # cases that still fit the front page
 SHOWN_WIDTH = 560  # pixels of a picture on a wide page, where its type is as large as the text; phones show it smaller
-CHANGES = {  # in the order of urgency
-    "invalid": "Invalid",
-    "missing": "Missing",
-    "gone": "Gone",
-    "worse": "Worse",
-    "not-run": "Not run",
-    "void": "Accepted for an older declaration",
-    "improved": "Improved",
-    "new": "New",
-}
 
 Pictures = Mapping[tuple[str, str, str], "Picture"]
 Picture = tuple[str, str]  # paths for a light and for a dark page
@@ -79,16 +70,6 @@ def is_short(run: Run) -> bool:
 def page_of(claim: str) -> str:
     """Path of a claim's page from the report's folder."""
     return f"claims/{claim if SLUG.fullmatch(claim) else text.slug(claim)}.md"
-
-
-def changes(run: Run) -> list[tuple[str, list[Decision]]]:
-    """What differs from the accepted verdicts, most urgent first: (heading, decisions)."""
-    found = []
-    for change, heading in CHANGES.items():
-        decisions = [decision for decision in run.decisions if decision.ruling.change == change]
-        if decisions:
-            found.append((heading, decisions))
-    return found
 
 
 def format_table(table: Table) -> str:

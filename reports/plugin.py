@@ -13,14 +13,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from reports.accepted import Accepted, read_accepted, write_accepted
+from reports.annotations import commands
 from reports.cases import CASE, MARKER, RECORD, accepted_path, case_of, claims_path, report_folder, tier_of
 from reports.declarations import TIERS, CaseKey, Declaration, Declarations, read_declarations
+from reports.junit import describe_suite, tidy
 from reports.ledger import Decision, Judgement, TestOutcome, accept, settle
 from reports.provenance import Provenance, provenance, who
 from reports.records import Record
@@ -28,14 +31,14 @@ from reports.run import Context, Run, refusals
 from reports.selection import narrowed_by, runs_tests
 from reports.terminal import print_summary
 
-REPORT = "REPORT.md"
 WORKER = re.compile(r"\[gw\d+\] ")  # the line with which xdist says where a test ran
+ENDED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 DECLARATIONS = pytest.StashKey[Declarations]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the claims."""
-    group = parser.getgroup("claims", "claims about compressed recommenders")
+    group = parser.getgroup("layerwise", "claims about compressed recommenders")
     group.addoption(
         "--tier",
         choices=TIERS,
@@ -100,6 +103,7 @@ class Reporter:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.tier = tier_of(config)
+        self.begun: dict[str, Callable[[pytest.TestReport], TestOutcome]] = {}
         self.records: dict[str, list[str]] = {}
         self.tests: dict[str, TestOutcome] = {}
         self.other_failures: dict[str, None] = {}  # keeps the order, names each test once
@@ -112,42 +116,49 @@ class Reporter:
         self._started = datetime.now(UTC)
         self._source = provenance(self.config.rootpath) if self._declared() else Provenance(None, None)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take record, case and outcome from a report; later phases of a test repeat and extend earlier ones."""
+        """Take record, case and outcome from a report; later phases of a test repeat and extend earlier ones.
+
+        Other reporters see the report afterwards, with short properties in place of ours.
+        """
         if type(report) is not pytest.TestReport or str(report.outcome) == "rerun":
             return  # a subtest, or an attempt that a plugin repeats
-        properties = dict(report.user_properties)
+        ours, report.user_properties = report.user_properties, tidy(report.user_properties)
+        for name, value in ours:
+            if name == CASE:
+                self.begun[report.nodeid] = partial(_outcome, report.location, *json.loads(str(value)))
+                self.records[report.nodeid] = [str(text) for name, text in ours if name == RECORD]
+        begun = self.begun.get(report.nodeid)  # xdist reports a test whose worker died without its properties
         before = self.tests.get(report.nodeid)
-        if CASE in properties:
-            texts = [str(value) for name, value in report.user_properties if name == RECORD]
-            self.records[report.nodeid] = texts
-            claim, case = json.loads(str(properties[CASE]))
-        elif before is not None:  # xdist reports a test whose worker died without its properties
-            claim, case = before.claim, before.case
-        else:
+        if begun is None:
             if report.failed:
                 self.other_failures[report.nodeid] = None
-            return
-        if before is None or before.outcome == "passed":
-            self.tests[report.nodeid] = TestOutcome(report.nodeid, claim, case, report.outcome, _message(report))
+        elif (report.when != "setup" or not report.passed) and (before is None or before.outcome == "passed"):
+            self.tests[report.nodeid] = begun(report)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file that cannot be collected may hold claims; it counts as a failure."""
         if report.failed:
             self.other_failures[report.nodeid] = None
 
-    @pytest.hookimpl(trylast=True)
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Decide, accept if asked to, write the report, and fail the session where the gate fails."""
+        """Decide, accept if asked to, write the report, and fail the session where the gate fails.
+
+        First of all plugins: the JUnit file is written in this hook, too, and a fixture whose teardown was put off
+        by an interrupt could stop the others.
+        """
         if not runs_tests(self.config) or exitstatus in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
             return
         asked = self.config.getoption("tier") is not None or self.config.getoption("accept_verdicts")
         demanded = asked or (bool(self._declared()) and not narrowed_by(self.config))
         if not demanded and not self.tests:
             return
-        interrupted = "interrupted" if exitstatus == pytest.ExitCode.INTERRUPTED else ""
+        interrupted = "" if exitstatus in ENDED else "interrupted"
         self.run = self._judge(demanded, str(session.shouldfail or session.shouldstop or interrupted))
         self.run = self._written(self.run)
+        describe_suite(self.config, self.run)
         if self.run.gate == "fail" and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -155,6 +166,9 @@ class Reporter:
         """Print the verdicts, the decision and where the report is."""
         if self.run is not None:
             print_summary(self.run, self.report, self.config.invocation_params.dir, terminalreporter)
+            if os.environ.get("GITHUB_ACTIONS") == "true":
+                for line in commands(self.run):
+                    terminalreporter.write_line(line)
 
     def _declared(self) -> Mapping[CaseKey, Declaration]:
         return self.config.stash[DECLARATIONS].declared(self.tier)
@@ -232,7 +246,14 @@ def _message(report: pytest.TestReport) -> str:
         return ""
     if report.skipped and isinstance(report.longrepr, tuple):
         return str(report.longrepr[2]).removeprefix("Skipped: ")
-    lines = [line.strip() for line in report.longreprtext.splitlines() if line.strip()]
+    crash = getattr(report.longrepr, "reprcrash", None)  # the error itself, whatever --tb shows of the way to it
+    lines = [line.strip() for line in (crash.message if crash else report.longreprtext).splitlines() if line.strip()]
     lines = [line for line in lines if not WORKER.match(line)]
     errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E  ")]
     return (errors or lines or [""])[0]
+
+
+def _outcome(location: tuple[str, int | None, str], claim: str, case: str, report: pytest.TestReport) -> TestOutcome:
+    file, line, _ = location
+    number = None if line is None else line + 1
+    return TestOutcome(report.nodeid, claim, case, report.outcome, _message(report), file, number)

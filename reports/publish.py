@@ -1,4 +1,4 @@
-"""Writes the files of a report: REPORT.md, a page per claim, records.json and pictures, each replaced all at once."""
+"""Writes the files of a report: REPORT.md, a page per claim, what programs read, and pictures, each replaced whole."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from reports import looks, text
+from reports.ctrf import ctrf
 from reports.evidence import remove_unnamed
 from reports.ledger import Decision
 from reports.markdown import SUMMARY_LIMIT, front, is_short, pages, summary
@@ -22,6 +23,7 @@ from reports.sections import sections
 
 REPORT = "REPORT.md"
 TWIN = "records.json"
+CTRF = "ctrf.json"
 
 Key = tuple[str, str, str]
 
@@ -60,10 +62,10 @@ def files_of(run: Run) -> dict[str, bytes]:
         for path, look in zip(both, looks.LOOKS, strict=True)
     }
     texts = {REPORT: front(run, paths), **pages(run, paths)}
-    listed = replace(run, files=sorted([*images, *texts, TWIN]))
+    listed = replace(run, files=sorted([*images, *texts, TWIN, CTRF]))
     twin = json.dumps(listed.as_dict(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     written = {**texts, TWIN: f"{twin}\n"}  # what links to pictures is written after them
-    return {**images, **{path: content.encode() for path, content in written.items()}}
+    return {**images, **{path: content.encode() for path, content in written.items()}, CTRF: ctrf(run)}
 
 
 def _drawings(run: Run) -> dict[Key, Callable[[], Figure]]:

@@ -59,7 +59,7 @@ class Run:
 
     def general_problems(self) -> list[str]:
         """What is wrong with the run as a whole, instruments first."""
-        found = []
+        found = [f"the run ended early: {self.context.stopped}"] if self.context.stopped else []
         failures = self.context.other_failures
         if failures:
             more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
@@ -88,6 +88,11 @@ class Run:
         total = len(self.decisions) + len(self.judgement.unselected)
         scope = "complete" if self.judgement.complete else f"partial: {self.judged} of {total} cases judged"
         return f"gate {self.gate.upper()} · {self.context.tier} tier · {counts} · {scope}"
+
+    def test_of(self, decision: Decision) -> TestOutcome | None:
+        """How the test of a case ended, where there was one."""
+        key = (decision.claim, decision.case)
+        return next((test for test in self.tests if (test.claim, test.case) == key), None)
 
     @property
     def judged(self) -> int:

@@ -38,11 +38,11 @@ def format_summary(run: Run, report: str, width: int, colour: bool = False) -> s
         console.print(_table(run))
     lines = run.problems() + _notices(run)
     for line in lines[:MOST_LINES]:
-        console.print(Text(f"- {line}"), soft_wrap=True)
+        console.print(Text(f"- {text.one_line(line)}"), soft_wrap=True)
     if len(lines) > MOST_LINES:
         console.print(Text(f"- and {len(lines) - MOST_LINES} more; the report names them"))
     for sentence in run.context.accepted:
-        console.print(Text(f"accepted {sentence}"), soft_wrap=True)
+        console.print(Text(f"accepted {text.one_line(sentence)}"), soft_wrap=True)
     console.print(Text(run.headline(), style=f"bold {COLOURS[run.gate]}"), soft_wrap=True)
     console.print(Text(f"report {report} · wall time {text.duration(run.context.seconds)}"), soft_wrap=True)
     return out.getvalue()
@@ -72,13 +72,13 @@ def _table(run: Run) -> Table:
     for name in ("95 % interval", "needs", "gate"):
         table.add_column(name, no_wrap=True)
     for claim, group in groupby(run.decisions, key=lambda decision: decision.claim):
-        decisions = list(group)
+        decisions, claim = list(group), text.one_line(claim)
         alone = len(decisions) == 1
         if not alone:
             table.add_row(Text(claim, style="bold"))
         for decision in decisions:
             name = Text(f"{claim} " if alone else "", style="bold")
-            case = "" if alone and decision.case == "default" else decision.case
+            case = "" if alone and decision.case == "default" else text.one_line(decision.case)
             table.add_row(name.append(case if alone else f"  {case}", style="not bold"), *_cells(decision))
     return table
 
@@ -91,7 +91,7 @@ def _cells(decision: Decision) -> list[Text]:
         text.interval_of(record) if record else "–",
         text.needs(declaration, record.unit if record else "") if declaration else "–",
     ]
-    return [Text(cell) for cell in cells] + [Text(_gate(decision), style=COLOURS[decision.ruling.gate])]
+    return [Text(text.one_line(cell)) for cell in cells] + [Text(_gate(decision), style=COLOURS[decision.ruling.gate])]
 
 
 def _gate(decision: Decision) -> str:

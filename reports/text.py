@@ -120,6 +120,15 @@ def attribute(text: object) -> str:
     return re.sub(r"[^\w ,.;:()%+-]", lambda sign: f"&#{ord(sign[0])};", " ".join(str(text).split()))
 
 
+def one_line(text: object) -> str:
+    """Text on one line of a terminal: it can neither begin a line, which might be read as a command, nor colour one.
+
+    Line breaks become spaces; other signs that do not print are written as Python writes them.
+    """
+    words = " ".join(str(text).split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)
+
+
 def slug(*names: str) -> str:
     """A file name out of names; different names give different slugs."""
     words = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names if name)

@@ -1,91 +1,9 @@
 """The plugin from outside: pytest runs on small written projects, with and without parallel workers."""
 
-import json
-import subprocess
-from pathlib import Path
-
-import matplotlib
 import pytest
 
-from reports import publish
 from reports.accepted import Accepted, write_accepted
 from reports.declarations import declared as declared_in
-
-REPOSITORY = Path(__file__).parents[2]
-HEAD = """
-import os, sys
-import numpy as np
-import pytest
-from layerwise.statistics import Exact, MeanDifference
-
-UNCERTAIN = MeanDifference(np.array([[-1.0, 1.0] * 8]), "points")
-"""
-PLAIN = '''
-@pytest.mark.claim("score")
-@pytest.mark.parametrize("value", [3.0, 1.0], ids="v{:.0f}".format)
-def test_score(claim, value):
-    """The score is above 2."""
-    claim.require(True, "one check")
-    claim.judge(Exact(value, "points"))
-
-def test_instrument():
-    pass
-'''
-
-
-@pytest.fixture
-def project(pytester, monkeypatch):
-    """A small project with claims; `run` runs pytest on it and `twin` reads what it wrote."""
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # a fresh home would build its font list anew
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # plugins of other projects take seconds to import
-    return Project(pytester)
-
-
-class Project:
-    def __init__(self, pytester):
-        self.pytester, self.path = pytester, pytester.path
-        pytester.makeini("[pytest]\ntestpaths = validation\naddopts = --import-mode=importlib --strict-markers\n")
-        pytester.makeconftest('pytest_plugins = ["fixtures.claim", "reports.plugin"]')
-        (self.path / "validation").mkdir()
-
-    def write(self, tests=PLAIN, cases=("v3", "v1"), **claims):
-        """The claim "score", which says "above 2" for every case, further claims with their cases, and tests."""
-        (self.path / "validation" / "test_score.py").write_text(HEAD + tests)
-        text = "".join(declared(claim, names) for claim, names in {"score": cases, **claims}.items() if names)
-        (self.path / "validation" / "claims.toml").write_text(text)
-
-    def run(self, *arguments, apart=False):
-        run = self.pytester.runpytest_subprocess if apart else self.pytester.runpytest_inprocess
-        return run("-p", "no:cacheprovider", "-p", "xdist.plugin", *arguments)
-
-    def twin(self, tier="quick"):
-        return json.loads((self.path / "reports" / "generated" / tier / publish.TWIN).read_text())
-
-    def verdicts(self, tier="quick"):
-        return {d["case"]: d["verdict"] for d in self.twin(tier)["decisions"]}
-
-    def gates(self):
-        return {d["case"]: d["gate"] for d in self.twin()["decisions"]}
-
-    def commit(self):
-        (self.path / ".gitignore").write_text("__pycache__/\nreports/generated/\n")
-        person = ["-c", "user.email=ada@example.org"]
-        for command in (["init", "-q"], ["config", "user.name", "Ada"], ["add", "-A"], [*person, "commit", "-qm", "x"]):
-            subprocess.run(["git", *command], cwd=self.path, check=True)
-
-    @property
-    def accepted(self):
-        return self.path / "reports" / "accepted.toml"
-
-
-def declared(claim, cases, bound="above = 2", effect="exact", on_inconclusive="fail", tiers=("quick",)):
-    head = f'[claims.{claim}]\nstatement = "{claim} is above 2"\nsource = "Table 1"\nrefuted_if = "it is not"\n'
-    head += f'effect = "{effect}"\nalpha = 0.01\non_inconclusive = "{on_inconclusive}"\n'
-    body = f'tiers = {list(tiers)}\n{bound}\nreason = "two"\n'
-    return head + "".join(f'[claims.{claim}.cases."{case}"]\n{body}' for case in cases)
 
 
 def said(result):
@@ -132,7 +50,7 @@ def test_{claim}(claim, name):
         for mode in ("fail", "warn"):
             cases = [name for name in names if name.startswith(found)]
             kind, bound = ("mean-difference", "above = 0") if found == "open" else ("exact", "above = 2")
-            claims += declared(f"{found}_{mode}", cases, bound, kind, mode)
+            claims += project.declared(f"{found}_{mode}", cases, bound, kind, mode)
             tests += test.format(claim=f"{found}_{mode}", names=cases, effect=effect)
     project.write(tests)
     (project.path / "validation" / "claims.toml").write_text(claims)
@@ -163,7 +81,7 @@ def test_nothing_is_said_or_written_where_no_claim_is_involved(project):
     assert result.ret == 0
     assert "claims" not in said(result)
     assert not (project.path / "reports").exists()
-    project.write(PLAIN)
+    project.write(project.plain)
     (project.path / "validation" / "instruments").mkdir()
     (project.path / "validation" / "instruments" / "test_metric.py").write_text("def test_metric(): pass")
     result = project.run("validation/instruments")
@@ -190,7 +108,7 @@ def test_it_works_from_another_folder_and_writes_where_told(project, monkeypatch
 def test_a_heatmap_of_a_claim_reaches_its_page(project):
     rows = "[{'label': 'fisher', 'x': ['0', '1'], 'y': [None, 0.5]}]"
     drawn = f"claim.figure('h', 'heatmap', 'Importance', 'layer', 'share', {rows}, series_label='method')"
-    project.write(PLAIN.replace("claim.require", f"{drawn}\n    claim.require"))
+    project.write(project.plain.replace("claim.require", f"{drawn}\n    claim.require"))
     project.run("-k", "v3")
     (figure,) = project.twin()["decisions"][0]["record"]["figures"]
     assert (figure["series_label"], figure["series"][0]["y"]) == ("method", [None, 0.5])
@@ -199,7 +117,7 @@ def test_a_heatmap_of_a_claim_reaches_its_page(project):
 
 
 def test_a_report_that_cannot_be_written_fails_but_still_shows_the_verdicts(project):
-    project.write(PLAIN.replace("[3.0, 1.0]", "[3.0]"), cases=("v3",))
+    project.write(project.plain.replace("[3.0, 1.0]", "[3.0]"), cases=("v3",))
     (project.path / "out").write_text("a file where the folder should be")
     result = project.run("--report-dir", "out")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -209,7 +127,7 @@ def test_a_report_that_cannot_be_written_fails_but_still_shows_the_verdicts(proj
 
 
 def test_stopping_at_the_first_failure_names_what_was_not_reached(project):
-    project.write(PLAIN.replace("[3.0, 1.0]", "[1.0, 3.0]"))
+    project.write(project.plain.replace("[3.0, 1.0]", "[1.0, 3.0]"))
     result = project.run("-x")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert project.twin()["context"]["stopped"] == "stopping after 1 failures"
@@ -217,7 +135,7 @@ def test_stopping_at_the_first_failure_names_what_was_not_reached(project):
 
 
 def test_cases_of_other_tiers_are_left_out(project):
-    project.write(PLAIN, cases=("v3",))
+    project.write(project.plain, cases=("v3",))
     other_tier = '[claims.score.cases.v1]\ntiers = ["full"]\nabove = 2\nreason = "two"\n'
     with (project.path / "validation" / "claims.toml").open("a") as claims:
         claims.write(other_tier)
@@ -234,7 +152,7 @@ def test_cases_of_other_tiers_are_left_out(project):
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
 def test_a_declared_case_without_a_test_fails_a_whole_run(project, workers):
-    project.write(PLAIN.replace("1.0", "4.0"), cases=("v3", "v4", "v5"))
+    project.write(project.plain.replace("1.0", "4.0"), cases=("v3", "v4", "v5"))
     result = project.run(*workers)
     result.assert_outcomes(passed=3)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -263,7 +181,7 @@ def test_an_explicit_tier_demands_its_cases_whatever_is_selected(project):
 
 
 def test_a_dead_worker_is_named(project):
-    project.write(PLAIN.replace("claim.judge", "value < 2 and os._exit(3); claim.judge"))
+    project.write(project.plain.replace("claim.judge", "value < 2 and os._exit(3); claim.judge"))
     result = project.run("-n", "2")
     assert result.ret != 0
     assert project.verdicts() == {"v3": "supported", "v1": "missing"}
@@ -272,7 +190,7 @@ def test_a_dead_worker_is_named(project):
 
 
 def test_a_dead_process_without_workers_is_no_success(project):
-    project.write(PLAIN.replace("claim.judge", "os._exit(3); claim.judge"))
+    project.write(project.plain.replace("claim.judge", "os._exit(3); claim.judge"))
     assert project.run(apart=True).ret == 3
 
 
@@ -299,7 +217,7 @@ def test_a_claim_test_with_a_mistake_fails_with_a_sentence(project, body, senten
 
 
 def test_a_numpy_scalar_in_a_worker_fails_instead_of_vanishing(project):
-    project.write(PLAIN.replace("'points')", "").replace('"points")', '"points"), notes={"seed": np.int64(value)}'))
+    project.write(project.plain.replace('"points")', '"points"), notes={"seed": np.int64(value)}'))
     result = project.run("-n", "1")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "notes.seed must be plain JSON, got numpy.int64" in said(result)
@@ -324,7 +242,8 @@ def test_score(claim, judged):
 
 def test_a_skipped_case_is_said_and_not_counted(project):
     project.write(
-        "@pytest.mark.skipif(True, reason='needs CUDA')\n" + PLAIN.replace("[3.0, 1.0]", "[3.0]").lstrip(), ("v3",)
+        "@pytest.mark.skipif(True, reason='needs CUDA')\n" + project.plain.replace("[3.0, 1.0]", "[3.0]").lstrip(),
+        ("v3",),
     )
     result = project.run()
     assert result.ret == 0
@@ -350,7 +269,8 @@ def test_an_undeclared_test_fails_before_it_costs_anything(project, cases, sente
 
 def test_two_tests_of_one_case_make_it_invalid(project):
     project.write(
-        PLAIN.replace("[3.0, 1.0]", "[3.0]") + PLAIN.replace("1.0", "5.0").replace("test_score", "test_again"),
+        project.plain.replace("[3.0, 1.0]", "[3.0]")
+        + project.plain.replace("1.0", "5.0").replace("test_score", "test_again"),
         ("v3", "v5"),
     )
     result = project.run()
@@ -359,7 +279,7 @@ def test_two_tests_of_one_case_make_it_invalid(project):
 
 
 def test_claims_do_not_count_when_an_instrument_fails(project):
-    project.write(PLAIN.replace("[3.0, 1.0]", "[3.0]").replace("pass", "assert 0"), cases=("v3",))
+    project.write(project.plain.replace("[3.0, 1.0]", "[3.0]").replace("pass", "assert 0"), cases=("v3",))
     result = project.run()
     assert project.twin()["gate"] == "fail"
     assert "claims count only when all other tests pass: validation/test_score.py::test_instrument failed" in said(
@@ -393,7 +313,7 @@ def test_accepting_lets_a_refutation_stand_until_its_declaration_changes(project
     assert "gate PASS" in said(result)
 
     before = project.accepted.read_text()
-    project.write(PLAIN.replace("judge(Exact(value", "judge(Exact(value + 1"))
+    project.write(project.plain.replace("judge(Exact(value", "judge(Exact(value + 1"))
     project.commit()
     result = project.run()
     assert "score[v1]: refuted" not in said(result)
@@ -408,19 +328,24 @@ def test_accepting_lets_a_refutation_stand_until_its_declaration_changes(project
 
 
 def test_an_improvement_passes_loudly_and_a_regression_fails(project):
-    project.write(PLAIN.replace("[3.0, 1.0]", "[3.0]"), cases=("v3",))
+    project.write(project.plain.replace("[3.0, 1.0]", "[3.0]"), cases=("v3",))
     project.commit()
     assert project.run("--accept-verdicts").ret == 0
-    project.write(PLAIN.replace("[3.0, 1.0]", "[3.0]").replace("value, ", "value - 2, "), cases=("v3",))
+    project.write(project.plain.replace("[3.0, 1.0]", "[3.0]").replace("value, ", "value - 2, "), cases=("v3",))
     result = project.run()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "score[v3] refuted: 1 points, needs more than 2; accepted: supported" in said(result)
     project.commit()
     assert project.run("--accept-verdicts").ret == 0
-    project.write(PLAIN.replace("[3.0, 1.0]", "[3.0]"), cases=("v3",))
+    project.write(project.plain.replace("[3.0, 1.0]", "[3.0]"), cases=("v3",))
     result = project.run()
     assert result.ret == 0
     assert "score[v3]: supported, accepted as refuted; accept it with --accept-verdicts" in said(result)
+
+
+def rewrite(project, old, new):
+    project.write(project.plain.replace(old, new))
+    project.commit()
 
 
 @pytest.mark.parametrize(
@@ -428,8 +353,8 @@ def test_an_improvement_passes_loudly_and_a_regression_fails(project):
     [
         (lambda project: (project.path / "new.txt").write_text("x"), (), "changes that are not committed"),
         (lambda project: None, ("-k", "v3"), "the run is partial (-k 'v3')"),
-        (lambda project: project.write(PLAIN.replace("True,", "False,")) or project.commit(), (), "invalid whatever"),
-        (lambda project: project.write(PLAIN.replace("pass", "assert 0")) or project.commit(), (), "tests outside the"),
+        (lambda project: rewrite(project, "True,", "False,"), (), "invalid whatever"),
+        (lambda project: rewrite(project, "pass", "assert 0"), (), "tests outside the"),
     ],
     ids=["dirty", "partial", "invalid", "instrument"],
 )

@@ -14,6 +14,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from reports.accepted import Accepted
+from reports.annotations import commands
+from reports.ctrf import ctrf
 from reports.declarations import Declaration
 from reports.figures import make_figure
 from reports.ledger import Decision, TestOutcome, settle
@@ -26,7 +28,7 @@ from reports.records import Record, make_table
 from reports.run import Context, Run
 from reports.sections import sections
 from reports.terminal import format_summary
-from reports.text import attribute, duration, escape, slug
+from reports.text import attribute, duration, escape, one_line, slug
 
 HOSTILE = "a|b`c<img src=x>@team *x* [y](z) $1$\n# h"
 CONTEXT = Context("quick", "c0ffee1234567890", False, "2026-01-31 10:00:00+00:00", 754.0)
@@ -119,6 +121,12 @@ def test_names_are_shown_letter_by_letter():
     assert escape("[a](b) ![c] *d* _e_ ~f~ $g$ #h") == r"\[a\](b) !\[c\] \*d\* \_e\_ \~f\~ \$g\$ \#h"
 
 
+def test_a_name_in_a_terminal_stays_on_its_line_and_without_colour():
+    assert one_line("two\n::error::x\r\nlines\t\x85here") == "two ::error::x lines here"
+    assert one_line("\x1b[31mred\u202e") == r"\x1b[31mred\u202e"
+    assert one_line("−0.5 ● 75 % §") == "−0.5 ● 75 % §"
+
+
 def test_file_names_are_harmless_and_never_shared():
     names = {
         slug("a b", "c"),
@@ -183,6 +191,21 @@ def test_report_begins_with_decision_and_changes():
     ]
     assert "refuted, accepted as inconclusive" in head
     assert "accept it with --accept-verdicts" in head
+
+
+def test_a_test_that_failed_beside_its_accepted_verdict_is_no_silence():
+    tests = [TestOutcome("t", "quality", "case-0", "failed", "teardown broke")]
+    run = run_of("supported", accepted="supported", tests=tests)
+    assert run.gate == "fail"
+    head = front(run, {}).split("## Claims")[0]
+    sentence = r"- **As accepted, fails:** quality\[case-0\]: its test failed beside the verdict: teardown broke"
+    assert sentence in head
+
+
+def test_a_run_that_ended_early_fails_and_says_so_first():
+    run = run_of("supported", accepted="supported", context=replace(CONTEXT, stopped="interrupted"))
+    assert run.gate == "fail"
+    assert "**the run ended early: interrupted**" in front(run, {}).split("## Changes")[0]
 
 
 def test_a_run_as_accepted_says_so():
@@ -308,6 +331,25 @@ def test_a_step_summary_fits_by_dropping_folded_parts_first_and_lines_last():
     assert summary(run, 0) == ""
 
 
+@pytest.mark.parametrize(("used", "appended"), [(0, True), (1000 * 1024 - 1500, True), (1000 * 1024, False)])
+def test_a_step_summary_is_appended_within_the_limit_and_begins_with_decision_and_changes(tmp_path, used, appended):
+    path = tmp_path / "summary.md"
+    path.write_bytes(b"x" * used)
+    tables = [make_table("T", ["x" * 900], [["y" * 900]] * 60)]
+    publish(run_of(*["supported"] * 29, "refuted", tables=tables, figures=[]), tmp_path / "report", str(path))
+    assert used <= path.stat().st_size <= 1000 * 1024
+    added = path.read_bytes()[used:].decode()
+    assert bool(added) is appended
+    order = [
+        "# Layerwise, quick tier",
+        "**gate FAIL",
+        "## Changes since accepted",
+        r"- **New, fails:** quality\[case-29",
+    ]
+    places = [added.find(words) for words in order]
+    assert not appended or (places[0] == 0 and places == sorted(places))
+
+
 # -- files
 
 
@@ -340,7 +382,11 @@ def test_publishing_again_removes_only_its_own_old_files(tmp_path):
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     whole, ours = "figures/overview", f"figures/{slug('other', '', 'overview')}"
     pictures = {f"{stem}{look}.png" for stem in (whole, ours) for look in ("", "-dark")}
-    assert left == {"REPORT.md", "records.json", "claims/other.md", "claims/mine.md", "figures/mine.png"} | pictures
+    assert (
+        left
+        == {"REPORT.md", "records.json", "ctrf.json", "claims/other.md", "claims/mine.md", "figures/mine.png"}
+        | pictures
+    )
 
 
 class Pictures(HTMLParser):
@@ -555,3 +601,170 @@ def test_the_terminal_table_fits_and_names_decision_and_path(colour):
     assert colour or max(map(len, table.splitlines())) <= 100
     for words in ("case-0", "✕ refuted", "91.2 to 95.0", "≥ 88 %", "fail, new", "report out/REPORT.md"):
         assert words in text
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_hostile_names_move_nothing_in_the_terminal(colour):
+    of = declaration("\x1b[2Ja\n::error::b", claim="c\r\n::add-mask::d")
+    words = {"unit": "\x1b[31m", "sentence": "s\n::error::e", "reason": "r\n##[error]r"}
+    run = Run(
+        replace(CONTEXT, defects=["\n::error::f"], accepted=["\n::error::g"]),
+        settle({(of.claim, of.case): of}, [record(of, "invalid", **words)], {}, [], demanded=True),
+    )
+    shown = format_summary(run, "out/REPORT.md", 200, colour)
+    assert not re.search(r"^\s*(::|##\[)", re.sub(r"\x1b\[[0-9;]*m", "", shown), re.MULTILINE)
+    assert "\x1b[2J" not in shown
+
+
+# -- for other programs
+
+
+def every_ruling():
+    """One case for each way in which the gate rules, an undeclared test, and a failed instrument."""
+    cases = ["pass", "fail", "warn", "invalid", "missing", "skipped", "improved"]
+    declared = {("quality", case): declaration(case) for case in cases}
+    declared["quality", "warn"] = declaration("warn", on_inconclusive="warn")
+    found = {
+        "pass": "refuted",
+        "fail": "refuted",
+        "warn": "inconclusive",
+        "invalid": "invalid",
+        "improved": "supported",
+    }
+    records = [record(declared["quality", case], outcome) for case, outcome in found.items()]
+    before = {"pass": "refuted", "fail": "supported", "warn": "supported", "improved": "refuted"}
+    accepted = {
+        ("quality", case): Accepted(verdict, declared["quality", case].digest, "Ada", "c0", "d", "cpu")
+        for case, verdict in before.items()
+    }
+    tests = [TestOutcome(f"t[{case}]", "quality", case, "passed", "", "validation/test_q.py", 12) for case in found]
+    tests.append(TestOutcome("t[skipped]", "quality", "skipped", "skipped", "needs CUDA", "validation/test_q.py", 12))
+    context = replace(CONTEXT, other_failures=["validation/instruments/test_a.py::test_b"])
+    return Run(context, settle(declared, records, accepted, tests, demanded=True), tests)
+
+
+REQUIRED = {  # of the CTRF schema, specification 1.0.0
+    "report": {"results", "reportFormat", "specVersion"},
+    "results": {"tool", "summary", "tests"},
+    "summary": {"tests", "passed", "failed", "skipped", "pending", "other", "start", "stop"},
+    "test": {"name", "status", "duration"},
+}
+KNOWN = {  # keys that we use; the schema knows no others but optional ones that we leave out
+    "report": REQUIRED["report"],
+    "results": REQUIRED["results"] | {"environment", "extra"},
+    "summary": REQUIRED["summary"],
+    "test": REQUIRED["test"] | {"suite", "message", "rawStatus", "filePath", "line", "extra"},
+    "environment": {"reportName", "commit", "testEnvironment", "healthy", "extra"},
+}
+
+
+def read_ctrf(run):
+    """The parsed file of a run, held against the schema."""
+    report = json.loads(ctrf(run))
+    results = report["results"]
+    parts = [("report", report), ("results", results), ("summary", results["summary"])]
+    for name, part in parts + [("test", test) for test in results["tests"]]:
+        assert REQUIRED[name] <= set(part) <= KNOWN[name]
+    assert (report["reportFormat"], report["specVersion"]) == ("CTRF", "1.0.0")
+    assert set(results["environment"]) <= KNOWN["environment"]
+    assert results["tool"]["name"]
+    assert all(type(number) is int for number in results["summary"].values())
+    for test in results["tests"]:
+        assert test["name"]
+        assert test["status"] in ("passed", "failed", "skipped", "pending", "other")
+        assert type(test["duration"]) is int
+        assert type(test.get("line", 1)) is int
+        assert test.get("suite", ["x"])
+    statuses = [test["status"] for test in results["tests"]]
+    assert results["summary"]["tests"] == len(statuses)
+    assert all(results["summary"][status] == statuses.count(status) for status in set(statuses))
+    return report
+
+
+def test_ctrf_has_the_required_keys_and_the_status_follows_the_gate():
+    results = read_ctrf(every_ruling())["results"]
+    assert [(test["name"], test["status"]) for test in results["tests"]] == [
+        ("the run as a whole", "failed"),
+        ("quality[pass]", "passed"),
+        ("quality[fail]", "failed"),
+        ("quality[warn]", "other"),
+        ("quality[invalid]", "failed"),
+        ("quality[missing]", "failed"),
+        ("quality[skipped]", "skipped"),
+        ("quality[improved]", "passed"),
+    ]
+    summary = results["summary"]
+    assert [summary[status] for status in ("passed", "failed", "skipped", "pending", "other")] == [2, 4, 1, 0, 1]
+    assert (summary["start"], summary["stop"]) == (1769853600000, 1769853600000 + 754000)  # 2026-01-31 10:00 in UTC
+    assert results["tests"][2]["extra"] == {
+        "claim": "quality",
+        "case": "fail",
+        "verdict": "refuted",
+        "gate": "fail",
+        "accepted": "supported",
+        "reason": "refuted, accepted as supported",
+        "sentence": "refuted: keeps 93.1 % of NDCG@10",
+        "unit": "share of NDCG@10",
+        "estimate": 0.9312,
+        "interval": [0.9121, 0.9503],
+    }
+    assert (results["tests"][2]["filePath"], results["tests"][2]["line"]) == ("validation/test_q.py", 12)
+    assert "test_b failed" in results["tests"][0]["message"]
+    assert results["environment"]["healthy"] is False
+
+
+def test_ctrf_of_a_good_run_has_no_failure_and_names_what_was_left_out():
+    declared = {("quality", "a"): declaration("a"), ("quality", "b"): declaration("b")}
+    run = Run(CONTEXT, settle(declared, [record(declared["quality", "a"])], {}, [], demanded=False))
+    results = read_ctrf(run)["results"]
+    assert [(test["name"], test["status"]) for test in results["tests"]] == [
+        ("quality[a]", "passed"),
+        ("quality[b]", "skipped"),
+    ]
+    assert results["environment"]["healthy"] is True
+    assert ctrf(run) == ctrf(run)
+
+
+def test_ctrf_keeps_hostile_names_letter_by_letter():
+    whole, test = read_ctrf(hostile_run())["results"]["tests"]
+    assert test["extra"]["case"] == test["extra"]["claim"] == test["suite"][0] == HOSTILE
+    assert HOSTILE in whole["message"]
+
+
+def test_annotations_say_the_most_urgent_first_and_where():
+    place = "file=validation/test_q.py,line=12"
+    assert commands(every_ruling()) == [
+        "::error title=claims::claims count only when all other tests pass: "
+        "validation/instruments/test_a.py::test_b failed",
+        f"::error title=quality[invalid],{place}::"
+        "invalid: keeps 93.1 %25 of NDCG@10 (the deciding interval lies inside)",
+        "::error title=quality[missing]::"
+        "no record arrived: its test was renamed, removed, deselected or stopped, or its worker died",
+        f"::error title=quality[fail],{place}::refuted: keeps 93.1 %25 of NDCG@10 (refuted, accepted as supported)",
+        f"::warning title=quality[warn],{place}::"
+        "inconclusive: keeps 93.1 %25 of NDCG@10 (inconclusive, accepted as supported; declared to warn only)",
+        f"::warning title=quality[improved],{place}::"
+        "supported: keeps 93.1 %25 of NDCG@10 (supported, accepted as refuted; accept it with --accept-verdicts)",
+    ]
+
+
+def test_the_tenth_annotation_says_how_many_more_there_are():
+    ten, eleven = run_of(*["refuted"] * 10), run_of(*["refuted"] * 11)
+    assert len(commands(ten)) == 10
+    assert "title=quality[case-9]::" in commands(ten)[-1]
+    assert len(commands(eleven)) == 10
+    assert commands(eleven)[-1] == "::error title=claims::and 2 more; the report names them"
+    improved = run_of(*["supported"] * 12, accepted="refuted")
+    assert commands(improved)[-1] == "::warning title=claims::and 3 more; the report names them"
+
+
+def test_annotations_are_escaped_as_github_does():
+    of = declaration("50%,a:b", claim="q\r\n::error::x")
+    words = {"sentence": "100 %, a: b\n::error::c\r", "reason": "r"}
+    run = Run(CONTEXT, settle({(of.claim, of.case): of}, [record(of, "refuted", **words)], {}, [], demanded=True))
+    (line,) = commands(run)
+    assert line == (
+        "::error title=q%0D%0A%3A%3Aerror%3A%3Ax[50%25%2Ca%3Ab]::"
+        "100 %25, a: b%0A::error::c%0D (refuted, not accepted yet)"
+    )
+    assert all(len(command.splitlines()) == 1 for command in commands(hostile_run()))
