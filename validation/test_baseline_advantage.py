@@ -12,22 +12,14 @@ from layerwise.lab.contest_tables import rivals_figure, rivals_table
 from layerwise.lab.contests import OTHER_RIVALS, TRAINED_RIVALS, advantage
 from layerwise.lab.exhibits import floor_checks
 
-SECOND = "ml-latest-small"
 CLAIMED = ("distilbert", "magnitude", "random")
 OTHERS = tuple(rival for rival in (*TRAINED_RIVALS, *OTHER_RIVALS) if rival not in CLAIMED)
 
 
-def contests(rivals):
-    """Every rival on the tier's own dataset and on a second one, under the names of the cases."""
-    own = [pytest.param(rival, None, id=rival) for rival in rivals]
-    return own + [pytest.param(rival, SECOND, id=f"{rival}-{SECOND}") for rival in rivals]
-
-
 @pytest.mark.claim("baseline-advantage")
-@pytest.mark.parametrize(("rival", "dataset"), contests(CLAIMED))
-def test_the_compact_model_is_ahead_of_a_baseline_by_the_claimed_share(study_on, claim, rival, dataset):
+@pytest.mark.parametrize("rival", CLAIMED)
+def test_the_compact_model_is_ahead_of_a_baseline_by_the_claimed_share(study, claim, rival):
     """With 75 % of its layers removed, a recommender is ahead of the baseline by what was claimed."""
-    study = study_on(dataset)
     for check in floor_checks(study):
         claim.require(*check)
     if rival == CLAIMED[0]:
@@ -38,10 +30,9 @@ def test_the_compact_model_is_ahead_of_a_baseline_by_the_claimed_share(study_on,
 
 
 @pytest.mark.claim("rival-advantage")
-@pytest.mark.parametrize(("rival", "dataset"), contests(OTHERS))
-def test_the_compact_model_is_ahead_of_every_other_rival(study_on, claim, rival, dataset):
+@pytest.mark.parametrize("rival", OTHERS)
+def test_the_compact_model_is_ahead_of_every_other_rival(study, claim, rival):
     """With 75 % of its layers removed, a recommender has more NDCG@5 than by any other way to its depth or bytes."""
-    study = study_on(dataset)
     for check in floor_checks(study):
         claim.require(*check)
 
