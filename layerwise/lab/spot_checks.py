@@ -113,25 +113,25 @@ def _gains(scores: FloatArray, target: int, history: IntArray) -> list[float]:
     return [float((discounted * (ranks <= k)).mean()) for k in (5, 10)] + [float((1 / ranks).mean())]
 
 
-@lru_cache(maxsize=64)
 def fisher_check(study: Study, methods: tuple[str, ...]) -> Check:
     """Whether stored scores are about what the same measure gives on a few of the sequences, layer by layer.
 
     Values are compared, not ranks: layers that are nearly alike change places from sample to sample.
     """
-    usable = [sequence for sequence in study.split.train_sequences() if len(sequence) > 1]
-    sample = usable[:: max(1, len(usable) // SEQUENCES)]
-    found = {method: _agreement(study, method, sample) for method in methods}
+    found = {method: _agreement(study, method) for method in methods}
     said = ", ".join(f"{method} {agreement:.2f}, {factor:.3g}" for method, (agreement, factor) in found.items())
     return (
         all(agreement >= AGREEMENT and factor <= FACTOR for agreement, factor in found.values()),
-        f"stored scores must be about those computed anew on {len(sample)} sequences, correlation of logarithms at "
+        f"stored scores must be about those computed anew on a sample, correlation of logarithms at "
         f"least {AGREEMENT} and no layer off by more than a factor of {FACTOR:g}: {said}",
     )
 
 
-def _agreement(study: Study, method: str, sample: Sequence[IntArray]) -> tuple[float, float]:
+@lru_cache(maxsize=64)
+def _agreement(study: Study, method: str) -> tuple[float, float]:
     """Mean correlation over seeds, nan for scores that do not vary, and the largest factor between layers."""
+    usable = [sequence for sequence in study.split.train_sequences() if len(sequence) > 1]
+    sample = usable[:: max(1, len(usable) // SEQUENCES)]
     stored, anew = study.layer_scores(method), []
     for full in study.full():
         model = study.model(full)

@@ -146,9 +146,9 @@ CLAIMS = {
 def tiny(tmp_path_factory):
     """A study of one-second models in a store of their own, with everything that the claims above ask for."""
     folder = tmp_path_factory.mktemp("tiny")
-    recipe = Recipe(16, learning_rate=1e-2, batch_size=64, dropout=0.0, weight_decay=0.01, evaluate_every=4)
+    recipe = Recipe(12, learning_rate=1e-2, batch_size=64, dropout=0.0, weight_decay=0.01, evaluate_every=4)
     dataset, shape = str(write_orbits(folder / "orbits.csv")), Shape(4, 16, 32, 2)
-    subject = Subject(dataset, 3, "llama", shape, 10, 0.0, recipe, replace(recipe, epochs=6), Distillation())
+    subject = Subject(dataset, 3, "llama", shape, 10, 0.0, recipe, replace(recipe, epochs=4), Distillation())
     tier = Tier("quick", subject, seeds=(0, 1, 2, 3, 4), kept=0.25, selected_by="empirical-fisher")
     lab = Lab(Store(folder / "store"))
     study = Study(tier, lab, partial(build_here, lab))
