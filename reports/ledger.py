@@ -214,7 +214,7 @@ def _judged(
 ) -> Decision:
     record = records[0]
     ruling = rule(record.outcome, declaration, entry)
-    verdict, accepted = record.outcome, ruling.accepted
+    verdict, accepted = "invalid" if ruling.change == "invalid" else record.outcome, ruling.accepted
     failed = [test for test in tests if test.outcome == "failed"]
     if why := _why_void(records, declaration):
         verdict, ruling = "invalid", Ruling("fail", "invalid", accepted, why)

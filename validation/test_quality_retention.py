@@ -25,7 +25,7 @@ from layerwise.statistics import retained
 MATRIX = ("ml-100k", "ml-latest-small", "amazon14-beauty", "amazon14-toys", "amazon18-games")
 METRICS = ("ndcg@5", "ndcg@10", "mrr")
 SUBJECTS = [pytest.param(family, None, id=f"{family}-keep25%") for family in ("llama", "qwen3", "gpt2", "bert", "t5")]
-SUBJECTS.append(pytest.param("llama", "ml-latest-small", id="llama-keep25%-ml-latest-small"))
+SUBJECTS += [pytest.param("llama", data, id=f"llama-keep25%-{data}") for data in ("ml-latest-small", "amazon14-beauty")]
 
 
 @pytest.mark.claim("quality-retention")

@@ -81,8 +81,8 @@ def remarks(study: Study) -> list[str]:
     if not enough:
         return []
     return [
-        f"{study.keep} layers from scratch by the same recipe are not shown to be worse than the full {study.depth} in "
-        f"NDCG@10: {'; '.join(enough)}. There depth brings little, and a high retention says little."
+        "A quarter of the layers from scratch by the same recipe is not shown to be worse than all of them in NDCG@10: "
+        f"{'; '.join(enough)}. There depth brings little, and a high retention says little."
     ]
 
 

@@ -129,6 +129,16 @@ SMALL = replace(
     healing=replace(HEALING, epochs=16),
 )
 
+# Nine events a user, of which six judge: in pilots on one seed eight layers learned less from the rest than two
+# (validation NDCG@10 .049 against .051), four more (.053); with a higher rate, reached early, than on MovieLens.
+BEAUTY = replace(
+    SUBJECT,
+    dataset="amazon14-beauty",
+    shape=replace(SUBJECT.shape, num_layers=4),
+    training=replace(DEEP, epochs=16, learning_rate=2e-3, warmup=0.1, batch_size=128),
+    healing=replace(HEALING, epochs=8, batch_size=64),
+)
+
 TIERS = {
     "quick": Tier(
         name="quick",
@@ -145,6 +155,6 @@ TIERS = {
         selected_by="empirical-fisher",
         families=tuple(FAMILIES),
         importances=tuple(METHODS),
-        elsewhere=(SMALL,),
+        elsewhere=(SMALL, BEAUTY),
     ),
 }

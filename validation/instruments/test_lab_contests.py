@@ -47,6 +47,7 @@ from layerwise.lab.exhibits import retention_matrix
 from layerwise.lab.experiments import (
     BandAdaptation,
     CompactModel,
+    Control,
     CutQuality,
     Damage,
     FloorQuality,
@@ -173,6 +174,8 @@ def made_up(experiment, rng, users=12):
         case Quality() | FloorQuality() | QuantizedQuality():
             names = ("ndcg@5", "ndcg@10", "hr@10", "mrr", "last/ndcg@10")
             return {name: rng.uniform(0.3, 0.6, users) for name in names}
+        case Control():
+            return {arm: rng.uniform(0.3, 0.6, users) for arm in ("full", "compact")}
     layers = experiment.of.num_layers
     match experiment:
         case RemovalDamage():

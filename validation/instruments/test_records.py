@@ -221,6 +221,7 @@ def test_the_digest_follows_every_part_of_a_declaration():
         "effect": "exact",
         "source": "Table 9",
         "refuted_if": "never",
+        "control": "refuted",
     }
     digests = {declaration(**{key: value}).digest for key, value in changes.items()} | {declaration().digest}
     assert len(digests) == len(changes) + 1
@@ -251,6 +252,7 @@ CASE = {"tiers": ["quick"], "at_least": 0.88, "reason": "lower end"}
         (claims(cases={"a": CASE | {"reason": " "}}), "reason must be a sentence"),
         (claims(alpha=5), "alpha must be a number between 0 and 0.5, got 5"),
         (claims(on_inconclusive="pass"), "must be 'fail' or 'warn', got 'pass'"),
+        (claims(control="open"), "claims.quality.control must be 'supported' or 'refuted', got 'open'"),
         (claims(source=3), "claims.quality.source must be a sentence, got 3"),
         ({"claims": {"quality": {"statement": "x"}}}, "claims.quality lacks: source, refuted_if, effect"),
     ],
@@ -405,3 +407,49 @@ def test_accepting_keeps_what_says_the_same_and_replaces_the_rest():
     after = accept(known, judgement.decisions, before, "Bob", "beef", "2026-02-01")
     assert after[key] == before[key]
     assert after[other] == Accepted("supported", known[other].digest, "Bob", "beef", "2026-02-01", "cuda")
+
+
+CONTROL = {"control": "refuted"}
+
+
+@pytest.mark.parametrize(
+    ("found", "gate", "change"),
+    [("refuted", "pass", "same"), ("supported", "fail", "invalid"), ("inconclusive", "fail", "invalid")],
+)
+def test_a_control_is_held_to_its_known_verdict_whatever_is_accepted(found, gate, change):
+    of = declaration(**CONTROL)
+    for entry in (None, accepted(found, of)):
+        ruling = rule(found, of, entry)
+        assert (ruling.gate, ruling.change) == (gate, change)
+
+
+def judgement_with_control(outcome, **more):
+    control = declaration(claim="control", **CONTROL)
+    claim = declaration()
+    records = [
+        replace(record(outcome, **more), claim="control", declaration=control.digest),
+        replace(record(), declaration=claim.digest),
+    ]
+    return settle({(of.claim, of.case): of for of in (control, claim)}, records, {}, [], demanded=True)
+
+
+def test_a_control_that_comes_out_wrong_makes_every_verdict_invalid():
+    judgement = judgement_with_control("supported")
+    assert [(d.verdict, d.ruling.gate) for d in judgement.decisions] == [("invalid", "fail")] * 2
+    first, second = judgement.problems()
+    assert "supported, but it must be refuted: the instruments of this run are broken" in first
+    assert "the control control[default] came out wrong, so that no verdict of this run counts" in second
+
+
+def test_an_invalid_control_makes_every_verdict_invalid_and_a_right_one_none():
+    broken = judgement_with_control("invalid", reason="one chain was not solved")
+    assert [d.verdict for d in broken.decisions] == ["invalid", "invalid"]
+    assert judgement_with_control("refuted").problems() == []
+
+
+def test_a_broken_control_cannot_be_accepted_and_a_right_one_need_not_be():
+    key = ("control", "default")
+    for outcome in ("supported", "refuted"):
+        decisions = judgement_with_control(outcome).decisions
+        of = {(d.claim, d.case): d.declaration for d in decisions}
+        assert key not in accept(of, decisions, {}, "Ada", "c0ffee", "2026-02-01")
