@@ -114,6 +114,7 @@ class Reporter:
         """Note time and commit before anything can change them."""
         self._began = time.monotonic()
         self._started = datetime.now(UTC)
+        self._accepted = accepted_text(self.config)
         self._source = provenance(self.config.rootpath) if self._declared() else Provenance(None, None)
 
     @pytest.hookimpl(tryfirst=True)
@@ -177,6 +178,8 @@ class Reporter:
         records, defects = self._read_records()
         if demanded and not self._declared():
             defects.append(f"claims.toml declares no case for the {self.tier} tier")
+        if accepted_text(self.config) != self._accepted:
+            defects.append("reports/accepted.toml was changed while the tests ran; only --accept-verdicts writes it")
         source = self._source.until(provenance(self.config.rootpath))
         context = Context(
             tier=self.tier,
@@ -234,6 +237,12 @@ class Reporter:
             defects = [*run.context.defects, f"the report could not be written: {error}"]
             return replace(run, context=replace(run.context, defects=defects))
         return run
+
+
+def accepted_text(config: pytest.Config) -> str:
+    """The accepted verdicts as they are written now; empty where there are none."""
+    path = accepted_path(config)
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _is_accepted(decision: Decision) -> bool:

@@ -9,7 +9,8 @@ import pytest
 
 from layerwise.lab.contest_tables import ablation_table
 from layerwise.lab.contests import PARTS, ablation
-from layerwise.lab.exhibits import floor_checks
+from layerwise.lab.exhibits import cut_checks, floor_checks
+from layerwise.lab.spot_checks import ranking_check
 
 
 @pytest.mark.claim("ablation")
@@ -19,8 +20,9 @@ def test_each_part_of_the_method_adds_to_its_quality(study, claim, family, part)
     """The whole method has more NDCG@10 than the method without one of its parts."""
     own = study.of(family)
 
-    for check in floor_checks(own):
+    for check in [*floor_checks(own), *cut_checks(own, own.students("ours"))]:
         claim.require(*check)
+    claim.require(*ranking_check(own, tuple(own.students(PARTS[part])), f"model without {part}"))
     if part == "selection":
         claim.table(**ablation_table(own))
 

@@ -10,7 +10,7 @@ import pytest
 
 from layerwise.lab.contest_tables import rivals_figure, rivals_table
 from layerwise.lab.contests import OTHER_RIVALS, TRAINED_RIVALS, advantage
-from layerwise.lab.exhibits import floor_checks
+from layerwise.lab.exhibits import cut_checks, floor_checks
 
 CLAIMED = ("distilbert", "magnitude", "random")
 OTHERS = tuple(rival for rival in (*TRAINED_RIVALS, *OTHER_RIVALS) if rival not in CLAIMED)
@@ -20,7 +20,7 @@ OTHERS = tuple(rival for rival in (*TRAINED_RIVALS, *OTHER_RIVALS) if rival not 
 @pytest.mark.parametrize("rival", CLAIMED)
 def test_the_compact_model_is_ahead_of_a_baseline_by_the_claimed_share(study, claim, rival):
     """With 75 % of its layers removed, a recommender is ahead of the baseline by what was claimed."""
-    for check in floor_checks(study):
+    for check in [*floor_checks(study), *cut_checks(study, study.tuned("ours"))]:
         claim.require(*check)
     if rival == CLAIMED[0]:
         claim.table(**rivals_table(study))
@@ -33,7 +33,7 @@ def test_the_compact_model_is_ahead_of_a_baseline_by_the_claimed_share(study, cl
 @pytest.mark.parametrize("rival", OTHERS)
 def test_the_compact_model_is_ahead_of_every_other_rival(study, claim, rival):
     """With 75 % of its layers removed, a recommender has more NDCG@5 than by any other way to its depth or bytes."""
-    for check in floor_checks(study):
+    for check in [*floor_checks(study), *cut_checks(study, study.tuned("ours"))]:
         claim.require(*check)
 
     claim.judge(advantage(study, rival))

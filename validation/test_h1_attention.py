@@ -11,6 +11,7 @@ from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import attention_trend
 from layerwise.lab.layer_exhibits import attention_by_depth
 from layerwise.lab.layer_tables import spread_note
+from layerwise.lab.spot_checks import attention_check
 
 
 @pytest.mark.claim("attention-trend")
@@ -21,7 +22,7 @@ def test_deeper_layers_attend_more_selectively_and_farther_back(study, claim, fa
     own = study.of(family)
     effect = attention_trend(own, measure)
 
-    for check in floor_checks(own):
+    for check in [*floor_checks(own), attention_check(own)]:
         claim.require(*check)
     if family == "llama":
         families = {name: study.of(name) for name in study.tier.families}

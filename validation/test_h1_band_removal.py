@@ -10,6 +10,7 @@ import pytest
 
 from layerwise.lab.exhibits import damage_figure, floor_checks, subject_checks
 from layerwise.lab.hypotheses import band_removal
+from layerwise.lab.spot_checks import damage_check
 
 
 @pytest.mark.claim("band-removal")
@@ -21,6 +22,7 @@ def test_removing_the_top_band_costs_more_than_removing_the_bottom_band(study, c
 
     for check in subject_checks(own) if family == "llama" else floor_checks(own):
         claim.require(*check)
+    claim.require(*damage_check(own))
     claim.figure(**damage_figure(own))
 
     notes = {

@@ -11,6 +11,7 @@ from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import depth_trend
 from layerwise.lab.layer_exhibits import damage_by_depth, dependency_heatmap, importance_heatmap, similarity_heatmap
 from layerwise.lab.layer_tables import depth_notes, spread_note
+from layerwise.lab.spot_checks import damage_check
 
 
 @pytest.mark.claim("depth-trend")
@@ -19,7 +20,7 @@ def test_removal_damage_rises_with_depth(study, claim, family):
     """The deeper a layer lies, the more NDCG@10 is lost when it is bypassed."""
     own = study.of(family)
 
-    for check in floor_checks(own):
+    for check in [*floor_checks(own), damage_check(own)]:
         claim.require(*check)
     if family == "llama":
         claim.figure(**damage_by_depth({name: study.of(name) for name in study.tier.families or (family,)}))

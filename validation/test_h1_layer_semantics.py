@@ -9,6 +9,7 @@ import pytest
 
 from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import layer_semantics
+from layerwise.lab.spot_checks import attention_check, damage_check
 
 
 @pytest.mark.claim("layer-semantics")
@@ -20,7 +21,7 @@ def test_five_methods_agree_that_the_top_layers_matter_more(study, claim, family
         pytest.skip(f"{own.subject.dataset} has no item categories; a file of items beside the events would give them")
     effect = layer_semantics(own)
 
-    for check in floor_checks(own):
+    for check in [*floor_checks(own), damage_check(own), attention_check(own)]:
         claim.require(*check)
 
     claim.judge(effect, notes={name: part.sentence(part.interval(0.95)) for name, part in effect.parts.items()})

@@ -11,6 +11,7 @@ from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import INDEPENDENT_FISHERS, fisher_agreement
 from layerwise.lab.layer_exhibits import agreement_heatmap
 from layerwise.lab.layer_tables import agreement_notes, distinct_computations
+from layerwise.lab.spot_checks import fisher_check
 
 
 @pytest.mark.claim("fisher-agreement")
@@ -21,6 +22,7 @@ def test_three_fisher_methods_put_the_layers_into_one_order(study, claim, family
 
     for check in [*floor_checks(own), distinct_computations(own, INDEPENDENT_FISHERS)]:
         claim.require(*check)
+    claim.require(*fisher_check(own, INDEPENDENT_FISHERS))
     claim.figure(**agreement_heatmap(own))
 
     claim.judge(fisher_agreement(own), notes=agreement_notes(own))

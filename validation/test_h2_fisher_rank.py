@@ -10,6 +10,7 @@ from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import FISHERS, fisher_rank
 from layerwise.lab.layer_exhibits import scatter
 from layerwise.lab.layer_tables import methods_table
+from layerwise.lab.spot_checks import damage_check, fisher_check
 
 
 @pytest.mark.claim("fisher-rank")
@@ -20,7 +21,7 @@ def test_fisher_information_ranks_layers_by_removal_damage(study, claim, family,
     own = study.of(family)
     influence = fisher_rank(own, "block-influence")
 
-    for check in floor_checks(own):
+    for check in [*floor_checks(own), damage_check(own), fisher_check(own, (method,))]:
         claim.require(*check)
     claim.figure(**scatter(own, method))
     if (family, method) == ("llama", FISHERS[0]):

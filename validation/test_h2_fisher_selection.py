@@ -11,6 +11,7 @@ from layerwise.lab.exhibits import floor_checks
 from layerwise.lab.hypotheses import fisher_selection, fisher_selection_healed
 from layerwise.lab.layer_exhibits import cuts_figure
 from layerwise.lab.layer_tables import rivals_table
+from layerwise.lab.spot_checks import fisher_check
 
 
 @pytest.mark.claim("fisher-selection")
@@ -21,7 +22,7 @@ def test_layers_kept_by_fisher_beat_every_rival_without_healing(study, claim, fa
     own = study.of(family)
     effect = fisher_selection(own, 1 - removed / 100)
 
-    for check in floor_checks(own):
+    for check in [*floor_checks(own), fisher_check(own, (own.tier.selected_by,))]:
         claim.require(*check)
     claim.table(**rivals_table(effect, f"{family}, {removed} % removed, not healed"))
     if (family, removed) == (study.tier.in_detail, 75):
@@ -36,7 +37,7 @@ def test_layers_kept_by_fisher_beat_every_rival_after_healing(study, claim, case
     """A healed cut by Fisher information keeps more NDCG@10 than each of five healed rivals of the same size."""
     effect = fisher_selection_healed(study)
 
-    for check in floor_checks(study):
+    for check in [*floor_checks(study), fisher_check(study, (study.tier.selected_by,))]:
         claim.require(*check)
     claim.table(**rivals_table(effect, "llama, 75 % removed, healed with the same budget"))
 

@@ -10,7 +10,7 @@ import pytest
 
 from layerwise.lab.contest_tables import weightings_table
 from layerwise.lab.contests import WEIGHTINGS, weighting
-from layerwise.lab.exhibits import floor_checks
+from layerwise.lab.exhibits import cut_checks, floor_checks
 
 
 @pytest.mark.claim("weighting")
@@ -18,7 +18,10 @@ from layerwise.lab.exhibits import floor_checks
 @pytest.mark.parametrize("family", ["llama"])
 def test_layer_wise_weights_beat_uniform_ones(study, claim, family, weights):
     """Students taught with layer-wise weights have more NDCG@10 than students taught with uniform weights."""
-    for check in floor_checks(study):
+    share = study.tier.weighted_share
+    arms = [study.students(method, share) for method in (WEIGHTINGS[weights], "ours, uniform weights")]
+
+    for check in [*floor_checks(study), *(check for arm in arms for check in cut_checks(study, arm, share))]:
         claim.require(*check)
     if weights == "fisher":
         claim.table(**weightings_table(study))

@@ -8,7 +8,7 @@ import pytest
 
 from layerwise.lab.contest_tables import depth_curve, depth_figure, depth_table
 from layerwise.lab.contests import kept_depth
-from layerwise.lab.exhibits import floor_checks
+from layerwise.lab.exhibits import cut_checks, floor_checks
 
 
 @pytest.mark.claim("kept-depth")
@@ -16,7 +16,9 @@ from layerwise.lab.exhibits import floor_checks
 @pytest.mark.parametrize("family", ["llama"])
 def test_a_healed_model_of_so_many_layers_keeps_the_quality(study, claim, family, keep):
     """A healed model of a few of the layers keeps 95 % of the full model's NDCG@10."""
-    for check in floor_checks(study):
+    share = keep / study.depth
+
+    for check in [*floor_checks(study), *cut_checks(study, study.students("ours", share), share)]:
         claim.require(*check)
     if keep == 1:
         curve = depth_curve(study)

@@ -8,6 +8,7 @@ import pytest
 
 from layerwise.compression.compact import layer_parameters
 from layerwise.lab.exhibits import size_table
+from layerwise.lab.spot_checks import depth_check
 from layerwise.statistics import Exact
 
 
@@ -18,5 +19,6 @@ def test_three_quarters_of_the_layer_parameters_are_gone(study, claim, family):
     full = layer_parameters(study.model(study.full()[0]))
     compact = layer_parameters(study.model(study.compact()[0]))
 
+    claim.require(*depth_check(study, tuple(study.compact()), study.tier.kept))
     claim.table(**size_table(study))
     claim.judge(Exact(100 * (1 - compact / full), "% of layer parameters removed"))

@@ -10,6 +10,7 @@ import pytest
 from layerwise.lab.contests import beyond_scratch
 from layerwise.lab.exhibits import (
     audit_table,
+    cut_checks,
     floor_checks,
     gain_kept,
     over_scratch,
@@ -36,7 +37,7 @@ def test_healed_compact_model_keeps_the_claimed_share(study_on, claim, family, d
     full = own.quality(own.full())
     healed = own.quality(own.healed())
 
-    for check in subject_checks(own):
+    for check in [*subject_checks(own), *cut_checks(own, own.healed())]:
         claim.require(*check)
     for remark in remarks(study_on(None)):
         claim.remark(remark)
@@ -64,7 +65,7 @@ def test_healed_compact_model_reaches_our_own_bar(study_on, claim, family, datas
     full = own.quality(own.full())
     healed = own.quality(own.healed())
 
-    for check in subject_checks(own):
+    for check in [*subject_checks(own), *cut_checks(own, own.healed())]:
         claim.require(*check)
 
     claim.judge(retained(healed[metric], full[metric], metric.upper()))
@@ -76,7 +77,7 @@ def test_healed_compact_model_beats_one_trained_from_scratch(study_on, claim, fa
     """A healed compact model has more NDCG@10 than a model of its size that was trained from scratch."""
     own = study_on(dataset).of(family)
 
-    for check in floor_checks(own):
+    for check in [*floor_checks(own), *cut_checks(own, own.healed())]:
         claim.require(*check)
 
     claim.judge(beyond_scratch(own))

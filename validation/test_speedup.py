@@ -10,6 +10,8 @@ import copy
 import pytest
 
 from layerwise import compare_latency
+from layerwise.evaluation.completion import completion_checks
+from layerwise.lab.spot_checks import depth_check
 from layerwise.statistics import speedup
 
 BATCH = 64
@@ -35,13 +37,14 @@ def inputs(study, full):
 @pytest.mark.claim("speedup")
 @pytest.mark.parametrize("workload", ["llama-keep25%-batch64"])
 @pytest.mark.benchmark(group="scoring, batch 64")
-def test_compact_model_scores_several_times_faster(claim, benchmark, full, compact, inputs, workload):
+def test_compact_model_scores_several_times_faster(study, claim, benchmark, full, compact, inputs, workload):
     """With 75 % of the layers removed, the catalogue is scored at least 3.5 times faster."""
     timed = compare_latency(full, compact, inputs, blocks=30)
     same = compare_latency(compact, copy.deepcopy(compact), inputs, blocks=20)
 
-    for check in timed.checks():
+    for check in [*timed.checks(), *completion_checks(full, compact, inputs)]:
         claim.require(*check)
+    claim.require(*depth_check(study, tuple(study.healed()), study.tier.kept))
     claim.require(*no_difference(speedup(same.full_ms, same.compact_ms)))
     benchmark.extra_info.update(timed.setting(), speedup=timed.speedup, bound=timed.bound)
     benchmark.pedantic(compact, kwargs=inputs[0], rounds=20, warmup_rounds=3)

@@ -10,8 +10,9 @@ import numpy as np
 from layerwise.compression.compact import layer_parameters
 from layerwise.data.arrays import FloatArray
 from layerwise.data.audit import audit
-from layerwise.lab.experiments import CutQuality, TrainingFree
+from layerwise.lab.experiments import CutQuality, Model, TrainingFree
 from layerwise.lab.experiments.compact import RULES
+from layerwise.lab.spot_checks import data_check, depth_check, ranking_check, training_check
 from layerwise.lab.study import Study
 from layerwise.statistics import Interval, MeanDifference, retained
 
@@ -39,13 +40,13 @@ def subject_checks(study: Study) -> list[Check]:
 
 
 def floor_checks(study: Study) -> list[Check]:
-    """Right data, enough seeds, and a full model above the best training-free recommender."""
+    """Right data that nothing gives away, enough seeds, and full models that rank as stored and above the floor."""
     full = study.quality(study.full())["ndcg@10"]
     floor_name, floor = best_floor(study)
-    facts = audit(study.split)
     above = MeanDifference(full - floor, "NDCG@10")
     return [
-        (facts.is_expected and not facts.seen_targets, f"data: {facts.sentences()[0]}"),
+        data_check(study.split),
+        training_check(study.split),
         (
             len(study.tier.seeds) >= 5,
             f"{len(study.tier.seeds)} independent trainings; a claim about a method needs at least 5",
@@ -55,7 +56,14 @@ def floor_checks(study: Study) -> list[Check]:
             f"the full model must beat the best training-free recommender, {floor_name}: "
             f"{full.mean():.4f} against {floor.mean():.4f}, {_difference(above)}",
         ),
+        ranking_check(study, tuple(study.full()), "full model"),
     ]
+
+
+def cut_checks(study: Study, models: Sequence[Model], share: float | None = None) -> list[Check]:
+    """Models that have as many layers as is claimed of them, of the tier's share by default, and rank as stored."""
+    arm = tuple(models)
+    return [depth_check(study, arm, share or study.tier.kept), ranking_check(study, arm, "compact model")]
 
 
 def remarks(study: Study) -> list[str]:
