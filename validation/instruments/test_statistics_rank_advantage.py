@@ -134,12 +134,21 @@ def test_seeds_that_share_their_scores_keep_the_level_where_damage_differs_betwe
     assert sum(effect.interval(0.98).low > 0 for effect in effects) <= most(0.015)
 
 
-def test_shared_scores_on_damage_that_is_nothing_but_noise_are_too_often_called_related():
-    """The limit of the bootstrap, kept in sight: about 12 % for the order of depth at a nominal 5 %."""
+def test_shared_scores_on_damage_that_is_nothing_but_noise_are_called_related_too_often_but_not_at_one_percent():
+    """The limit of the bootstrap, kept in sight: 800 gave 7.6 % for the order of depth at a nominal 5 %, .3 % at 1 %."""
     rng = np.random.default_rng(8)
     depth = np.tile(np.arange(8.0), (5, 1))
-    false = sum(RankCorrelation(depth, noise(rng)).interval(0.90).low > 0 for _ in range(REPLICATES))
-    assert most(0.06) < false <= most(0.13)
+    effects = [RankCorrelation(depth, noise(rng)) for _ in range(REPLICATES)]
+    assert sum(effect.interval(0.90).low > 0 for effect in effects) <= most(0.08)
+    assert sum(effect.interval(0.98).low > 0 for effect in effects) <= most(0.01)
+
+
+def test_degrees_of_freedom_are_at_most_those_of_the_seeds():
+    rng = np.random.default_rng(10)
+    alike = RankCorrelation(np.tile(np.arange(8.0), (5, 1)), np.tile(noise(rng, seeds=1), (5, 1, 1)))
+    one = RankCorrelation(np.arange(8.0)[None], noise(rng, seeds=1))
+    assert alike.summary.df == 4
+    assert one.summary.df > 4
 
 
 def test_score_that_knows_the_truth_is_found_better_than_one_that_does_not():
