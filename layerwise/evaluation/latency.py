@@ -2,7 +2,8 @@
 
 Machines drift: frequencies change, neighbours come and go. Timing one model after the other turns drift into
 a difference (88 % false alarms on identical code), so the two alternate in blocks: full, compact, compact,
-full, where a linear drift cancels. The block is the unit of replication, its figure the median of its calls.
+full, then compact, full, full, compact, where a linear drift cancels and each begins as often. The block is the unit
+of replication, its figure the median of its calls.
 
 A busy machine does worse: a call longer than the scheduler's slice is interrupted, a shorter one is not, and the
 median then favours the compact model (seen: 10 times for a true 3.1). So on a CPU with one thread the clock is
@@ -39,9 +40,7 @@ from layerwise.evaluation.timing import (
     default_timer,
     name_of,
     synchronised,
-    time_block,
-    turn_length,
-    warm_up,
+    time_in_turn,
 )
 from layerwise.models.layers import layers_of as family_layers_of
 from layerwise.models.modes import evaluating
@@ -212,22 +211,20 @@ def compare_latency(
         arms = [AuditedModel(name, model, inputs, clock) for name, model in (("full", full), ("compact", compact))]
         for arm in arms:
             stack.enter_context(arm.counting(layers_of(arm.model)))
-        rounds, stable, typical = warm_up(arms, len(inputs), warmup)
-        turn = turn_length(calls, typical, blocks, seconds, len(inputs))
-        figures = np.array([time_block(arms, turn, number, len(inputs)) for number in range(blocks)])
+        turns = time_in_turn(arms, len(inputs), blocks, warmup, calls, seconds)
     rounding = ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes)
     return LatencyComparison(
-        full_ms=figures[:, 0],
-        compact_ms=figures[:, 1],
+        full_ms=turns.block_ms[:, 0],
+        compact_ms=turns.block_ms[:, 1],
         full_executed=np.array(arms[0].executed, dtype=np.int64),
         compact_executed=np.array(arms[1].executed, dtype=np.int64),
         batch_size=batch_size,
-        calls_per_block=2 * turn,
+        calls_per_block=2 * turns.calls,
         input_digests=digests,
         max_difference=max(arm.difference for arm in arms),
         allowed_difference=rounding * min(arm.scale for arm in arms) if tolerance is None else tolerance,
-        warmup_rounds=rounds,
-        stable=stable,
+        warmup_rounds=turns.rounds,
+        stable=turns.stable,
         clock=name_of(timer),
         full_share=arms[0].busy_seconds / arms[0].wall_seconds,
         compact_share=arms[1].busy_seconds / arms[1].wall_seconds,

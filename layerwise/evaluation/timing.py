@@ -1,10 +1,11 @@
-"""The clock, the warm-up and the blocks of alternating turns in which two models are timed."""
+"""The clock, the warm-up and the blocks of alternating turns in which models are timed."""
 
 import gc
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,33 @@ MIN_ARM_SECONDS = 0.05  # per model and block, far above the clock's resolution 
 MAX_CALLS = 1000  # per turn
 STABLE = 0.05  # two warm-up rounds agree when their medians differ by less than this share
 WALL, PROCESSOR = "wall clock", "processor time of the thread"
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What timing some models in turn gave.
+
+    Attributes:
+        block_ms: Median time of a call in ms, *blocks x models*.
+        calls: Calls per turn; a block has two turns of each model.
+        rounds: Warm-up rounds that were run.
+        stable: Whether the last two of them agreed.
+    """
+
+    block_ms: FloatArray
+    calls: int
+    rounds: int
+    stable: bool
+
+
+def time_in_turn(
+    arms: Sequence[AuditedModel], num_inputs: int, blocks: int, warmup: int, calls: int | None, seconds: float
+) -> Turns:
+    """Times of every model, in alternating blocks after a warm-up; the arguments are those of `compare_latency`."""
+    rounds, stable, typical = warm_up(arms, num_inputs, warmup)
+    turn = turn_length(calls, typical, blocks, seconds, num_inputs)
+    figures = np.array([time_block(arms, turn, number, num_inputs) for number in range(blocks)])
+    return Turns(figures, turn, rounds, stable)
 
 
 def warm_up(arms: Sequence[AuditedModel], num_inputs: int, most: int) -> tuple[int, bool, FloatArray]:
@@ -55,21 +83,21 @@ def turn_length(calls: int | None, typical: FloatArray, blocks: int, seconds: fl
     return calls + 1 if (calls - 1) % num_inputs == 0 else calls
 
 
-def time_block(arms: Sequence[AuditedModel], turn: int, number: int, num_inputs: int) -> tuple[float, float]:
-    """Median ms of a call of the full and of the compact model, over block `number`: four turns of equal length.
+def time_block(arms: Sequence[AuditedModel], turn: int, number: int, num_inputs: int) -> list[float]:
+    """Median ms of a call of each model, over block `number`: two turns of equal length of each.
 
-    The turns are full, compact, compact, full; the last two see other inputs than the first two. Garbage
-    collection is off.
+    The turns go through the models and back (full, compact, compact, full); on the way back they see other inputs.
+    Every other block begins at the other end: what happens between blocks falls on the calls that come next, and a
+    model that always begins looked 2 % slower than its own copy. Garbage collection is off.
     """
-    full, compact = arms
+    order = list(arms) if number % 2 == 0 else list(reversed(arms))
     steps = np.arange(2 * turn * number, 2 * turn * (number + 1)) % num_inputs
-    first, second = steps[:turn].tolist(), steps[turn:].tolist()
+    there, back = steps[:turn].tolist(), steps[turn:].tolist()
     with _without_collection():
-        full_ms = [full.call(index) for index in first]
-        compact_ms = [compact.call(index) for index in first]
-        compact_ms += [compact.call(index) for index in second]
-        full_ms += [full.call(index) for index in second]
-    return float(np.median(full_ms)), float(np.median(compact_ms))
+        first = [[arm.call(index) for index in there] for arm in order]
+        second = [[arm.call(index) for index in back] for arm in reversed(order)]
+    times = [float(np.median(one + other)) for one, other in zip(first, reversed(second), strict=True)]
+    return times if number % 2 == 0 else times[::-1]
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def pair(
 # The schedule
 
 
-def test_blocks_run_full_compact_compact_full_on_the_same_inputs() -> None:
+def test_blocks_run_there_and_back_on_the_same_inputs_from_either_end_in_turn() -> None:
     full, compact = pair()
     compare(full, compact, blocks=2, calls=3, warmup=2)
     calls = full.clock.calls
@@ -111,6 +111,8 @@ def test_blocks_run_full_compact_compact_full_on_the_same_inputs() -> None:
         *(("compact", 3), ("compact", 0), ("compact", 1)),
         *(("full", 3), ("full", 0), ("full", 1)),
     ]
+    second = [("compact", "full"), ("full", "compact")]  # each model begins every other block
+    assert [name for name, _ in calls[36:]] == [name for turn in second for name in turn for _ in range(3)]
     assert [index for _, index in calls[36:42]] == [2, 3, 0, 2, 3, 0]
     assert len(calls) == 24 + 2 * 12
 

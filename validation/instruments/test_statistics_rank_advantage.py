@@ -135,7 +135,7 @@ def test_seeds_that_share_their_scores_keep_the_level_where_damage_differs_betwe
 
 
 def test_shared_scores_on_damage_that_is_nothing_but_noise_are_called_related_too_often_but_not_at_one_percent():
-    """The limit of the bootstrap, kept in sight: 800 gave 7.6 % for the order of depth at a nominal 5 %, .3 % at 1 %."""
+    """The limit of the bootstrap, kept in sight: 800 gave 7.6 % for the order of depth at nominal 5 %, .3 % at 1 %."""
     rng = np.random.default_rng(8)
     depth = np.tile(np.arange(8.0), (5, 1))
     effects = [RankCorrelation(depth, noise(rng)) for _ in range(REPLICATES)]
