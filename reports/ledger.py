@@ -14,7 +14,6 @@ from reports.records import Record
 Gate = Literal["pass", "warn", "fail", "not-run"]
 Change = Literal["same", "new", "worse", "improved", "void", "invalid", "missing", "gone", "not-run"]
 
-FEW = 3  # cases that fail alike and are still named one by one
 ORDER = {verdict: place for place, verdict in enumerate(ACCEPTABLE)}  # from best to worst
 
 
@@ -91,23 +90,14 @@ class Judgement:
         return [decision for decision in self.decisions if decision.ruling.change == "missing"]
 
     def problems(self) -> list[str]:
-        """One sentence for everything that makes the gate fail, and for many cases that fail alike."""
-        names: defaultdict[str, list[str]] = defaultdict(list)
-        for decision in self.decisions:
-            if decision.ruling.gate == "fail":
-                names[decision.ruling.why].append(decision.name)
-        return list(self.errors) + [f"{_listed(cases)}: {why}" for why, cases in names.items()]
+        """One sentence for everything that makes the gate fail."""
+        failed = [decision for decision in self.decisions if decision.ruling.gate == "fail"]
+        return list(self.errors) + [f"{decision.name}: {decision.ruling.why}" for decision in failed]
 
     @property
     def complete(self) -> bool:
         """Whether every declared case left a verdict or said why it did not run."""
         return not self.unselected and not self.missing()
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) <= FEW:
-        return ", ".join(names)
-    return f"{names[0]} and {len(names) - 1} more"
 
 
 def rule(verdict: str, declaration: Declaration, entry: Accepted | None) -> Ruling:

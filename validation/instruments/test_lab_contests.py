@@ -20,7 +20,8 @@ from layerwise.compression.selection import number_to_keep
 from layerwise.data.folders import VARIABLE
 from layerwise.data.interactions import Interactions
 from layerwise.data.splits import leave_last_out
-from layerwise.lab import contest_tables, layer_exhibits
+from layerwise.evaluation import depth_cost
+from layerwise.lab import contest_tables, layer_exhibits, speed_tables
 from layerwise.lab.contest_tables import (
     ablation_table,
     depth_curve,
@@ -264,7 +265,17 @@ def test_claims_ask_for_everything_that_a_tier_makes_and_for_nothing_else(tier, 
     study = Study(TIERS[tier], lab, lab.prepare)
     claims = Claims(study)
     compared = layerwise.compare_latency
-    monkeypatch.setattr(layerwise, "compare_latency", lambda *models, blocks: compared(*models, blocks=2, calls=2))
+
+    def briefly(full, compact, inputs, *_, **__):
+        return compared(full, compact, inputs, blocks=2, calls=2, warmup=2)
+
+    def in_passing(models, inputs, *_, **__):
+        return depth_cost.time_by_depth(models, inputs, blocks=2, calls=2, warmup=2)
+
+    monkeypatch.setattr(layerwise, "compare_latency", briefly)
+    monkeypatch.setattr(speed_tables, "compare_latency", briefly)
+    monkeypatch.setattr(speed_tables, "time_by_depth", in_passing)
+    monkeypatch.setattr(speed_tables, "peak_resident", lambda *_: 1)
     monkeypatch.setattr(layer_exhibits, "item_categories", lambda _, ids: [(str(len(item)),) for item in ids])
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
