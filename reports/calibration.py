@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import platform
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +16,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy
 from rich.progress import Progress
 
 from layerwise.statistics import Effect
 from layerwise.statistics.worlds import NoWorldError, world_at
 from reports.calibration_page import Calibration, Left, publish, summary
 from reports.declarations import CaseKey, Declaration, read_declarations
-from reports.error_rates import BOOTSTRAPPING, PLANTED_WORLDS, CaseRates, by_claim, case_rates, margin_of, timing_rates
+from reports.error_rates import (
+    BOOTSTRAPPING,
+    PLANTED_WORLDS,
+    CaseRates,
+    TimingRates,
+    by_claim,
+    case_rates,
+    margin_of,
+    timing_rates,
+)
 from reports.evidence import read_evidence
 from reports.judged import region_of
+from reports.provenance import Provenance, provenance
 from reports.records import Record
 from reports.replay import Part, read_part
+from reports.run import Context
 
 PUBLISHED = ("standard-cpu", "quick-cpu")
 WORLDS = 1000  # per case
@@ -127,6 +140,20 @@ def calibrated(work: Sequence[Work]) -> list[CaseRates]:
     return rates
 
 
+def made_with(parts: Sequence[Part], timing: TimingRates | None, root: Path) -> dict[str, str]:
+    """Commits of the code and of the evidence, versions, and what the timings say of their machine."""
+    facts = {"code": _source(provenance(root))}
+    for part in parts:
+        facts[f"evidence of the {part.context.tier} tier"] = _source(part.context)
+    facts |= {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__}
+    return facts | {f"timing, {name}": words for name, words in (timing.setting.items() if timing else ())}
+
+
+def _source(of: Provenance | Context) -> str:
+    state = {True: "with changes", False: "clean", None: "state unknown"}[of.dirty]
+    return f"{of.commit or 'unknown'} ({state})"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Calibrates, writes the page and prints the limits; 1 where one is exceeded, 2 without readable evidence."""
     parser = argparse.ArgumentParser(prog="python -m reports.calibration", description="How often verdicts are wrong.")
@@ -137,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folders = options.folders or [options.root / "reports" / "published" / name for name in PUBLISHED]
     try:
-        work, left = planned([read_part(folder) for folder in folders], options.root / "validation" / "claims.toml")
+        parts = [read_part(folder) for folder in folders]
+        work, left = planned(parts, options.root / "validation" / "claims.toml")
         timing = timing_rates(options.timing) if options.timing else None
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -145,7 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     undecided_fails = {
         (entry.tier, entry.declaration.claim) for entry in work if entry.declaration.on_inconclusive == "fail"
     }
-    result = Calibration(by_claim(calibrated(work), undecided_fails), left, timing)
+    result = Calibration(
+        by_claim(calibrated(work), undecided_fails), left, timing, made_with(parts, timing, options.root)
+    )
     page = publish(result, options.report_dir or options.root / "reports" / "generated" / "calibration")
     print(summary(result, page), end="")
     return 1 if result.problems() else 0

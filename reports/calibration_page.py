@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,17 @@ class Left:
 
 @dataclass(frozen=True)
 class Calibration:
-    """All rates, and what has none; `timing` is None where no model was timed against its copy."""
+    """All rates, and what has none.
+
+    Attributes:
+        timing: None where no model was timed against its copy.
+        made: Where everything comes from: commits, versions, the machine that timed.
+    """
 
     claims: Sequence[ClaimRates]
     left: Sequence[Left]
     timing: TimingRates | None
+    made: Mapping[str, str] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         """One sentence for every limit that is exceeded."""
@@ -64,6 +70,7 @@ class Calibration:
             "claims": [_plain(claim) for claim in self.claims],
             "timing": asdict(self.timing) if self.timing else None,
             "not calibrated": [asdict(entry) for entry in self.left],
+            "made": dict(self.made),
         }
 
 
@@ -133,6 +140,8 @@ def page(result: Calibration) -> str:
         _losses(result.claims),
         "## Not calibrated",
         _left(result.left),
+        "## Made with",
+        format_table(make_table("made", ["", " "], [[fact, words] for fact, words in result.made.items()])),
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,23 +154,30 @@ def by_claim(cases: Sequence[CaseRates], undecided_fails: Collection[tuple[str, 
 
 @dataclass(frozen=True)
 class TimingRates:
-    """How often a model was called faster, or slower, than its own copy; `factor` is the mean speedup."""
+    """How often a model was called faster, or slower, than its own copy.
+
+    Attributes:
+        factor: Mean speedup.
+        setting: Clock, device, versions and what else the instrument says of the first run.
+    """
 
     faster: Rate
     slower: Rate
     factor: float
     blocks: int
     calls: int
+    setting: Mapping[str, str]
 
 
 def timing_rates(path: Path, alpha: float = 0.01) -> TimingRates:
     """The rates from what `layerwise.lab.same_model` wrote, each run judged against "above 1"."""
     with np.load(path, allow_pickle=False) as times:
         effects = [speedup(full, compact) for full, compact in zip(times["full_ms"], times["compact_ms"], strict=True)]
-        calls = int(times["calls"])
+        calls, setting = int(times["calls"]), json.loads(str(times["setting"]))
     outcomes = [judge(effect, Region(low=1.0, open_low=True), alpha).outcome.value for effect in effects]
     factor = math.exp(float(np.mean([effect.summary.mean for effect in effects])))
-    return TimingRates(_count("supported", outcomes), _count("refuted", outcomes), factor, effects[0].num_units, calls)
+    faster, slower = _count("supported", outcomes), _count("refuted", outcomes)
+    return TimingRates(faster, slower, factor, effects[0].num_units, calls, setting)
 
 
 def case_rates(

@@ -54,7 +54,7 @@ def verdicts(sections: Sequence[Section]) -> Figure:
     for place, (_, line) in enumerate(rows):
         for at, decision in enumerate(line):
             _point(axes, at, place, decision.verdict)
-    axes.set_yticks(range(len(rows)), [looks.literal(textwrap.shorten(claim, 24)) for claim, _ in rows])
+    axes.set_yticks(range(len(rows)), [looks.literal(textwrap.shorten(claim, 28)) for claim, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(-0.7, MARKS_IN_A_LINE - 0.3)
     axes.set_xticks([])

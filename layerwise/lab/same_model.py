@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         full_ms=np.stack([run.full_ms for run in found]),
         compact_ms=np.stack([run.compact_ms for run in found]),
         calls=np.array(CALLS),
+        setting=np.array(json.dumps(found[0].setting())),
     )
 
 

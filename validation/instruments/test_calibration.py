@@ -158,7 +158,7 @@ def test_claim_pools_the_tests_of_its_cases_and_is_wrong_in_runs_where_any_case_
         ([rates("a", false=60)], None, "gives false support in 1.50 % of 4,000"),
         ([rates("a", false=0, worlds=100)], None, "may be up to 2.95 %"),
         ([rates("a", false=0, red=150)], None, "turns the gate red in 75 %"),
-        ([rates("a", false=0)], TimingRates(Rate(30, 1000), Rate(0, 1000), 1.02, 10, 4), "faster than its copy"),
+        ([rates("a", false=0)], TimingRates(Rate(30, 1000), Rate(0, 1000), 1.02, 10, 4, {}), "faster than its copy"),
     ],
     ids=["kept", "too-often", "too-few-worlds", "loss-not-found", "timing"],
 )
@@ -174,11 +174,12 @@ def test_a_claim_that_only_warns_when_undecided_need_not_turn_the_gate_red():
 
 
 def test_page_shows_rates_limits_timing_and_what_is_left_out():
-    timing = TimingRates(Rate(5, 1000), Rate(4, 1000), 1.0012, 10, 4)
+    timing = TimingRates(Rate(5, 1000), Rate(4, 1000), 1.0012, 10, 4, {"device": "cpu"})
     left = [Left("quick", "agreement", case, "five numbers") for case in ("a", "b")]
 
-    text = page(Calibration(by_claim([rates("a", false=40)], []), left, timing))
+    text = page(Calibration(by_claim([rates("a", false=40)], []), left, timing, {"code": "c0ffee (clean)"}))
 
+    assert "| code | c0ffee (clean) |" in text
     assert "Every rate keeps its limit." in text
     assert "| quality | quick | 1 | 4,000 | 1.00 % | 1.30 % |" in text
     assert "faster in 0.50 % of 1,000 runs" in text
@@ -200,6 +201,7 @@ def test_report_is_calibrated_from_its_evidence_with_what_is_exact_left_out(root
     assert code == 1  # bands is declared at alpha .1, ten times what is allowed
     assert [claim["claim"] for claim in twin["claims"]] == ["quality", "bands"]
     assert [entry["case"] for entry in twin["not calibrated"]] == ["tie"]
+    assert {"code", "evidence of the quick tier", "numpy", "scipy"} <= twin["made"].keys()
     assert "bands (quick)" in capsys.readouterr().out
 
 
@@ -233,9 +235,10 @@ def test_damaged_evidence_is_refused(root, report, capsys):
 
 def test_timing_rates_count_runs_whose_interval_leaves_1(tmp_path):
     noise = np.array([[1.0, 1.01, 0.99, 1.02], [1.0, 1.01, 0.99, 1.02], [1.0, 1.01, 0.99, 1.02]])
-    np.savez(tmp_path / "t.npz", full_ms=[[2.0], [1.0], [0.5]] * noise, compact_ms=np.ones((3, 4)), calls=np.array(4))
+    times = {"full_ms": [[2.0], [1.0], [0.5]] * noise, "compact_ms": np.ones((3, 4)), "calls": np.array(4)}
+    np.savez(tmp_path / "t.npz", **times, setting=np.array('{"clock": "wall"}'))
 
     found = timing_rates(tmp_path / "t.npz")
 
-    assert (found.faster, found.slower) == (Rate(1, 3), Rate(1, 3))
+    assert (found.faster, found.slower, found.setting) == (Rate(1, 3), Rate(1, 3), {"clock": "wall"})
     assert found.factor == pytest.approx(np.exp(np.log(noise).mean()))

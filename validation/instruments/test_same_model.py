@@ -20,3 +20,4 @@ def test_times_of_all_blocks_are_written(tmp_path):
     with np.load(tmp_path / "new" / "timing.npz") as times:
         assert times["full_ms"].shape == times["compact_ms"].shape == (2, 10)
         assert times["calls"] == 4
+        assert "clock" in str(times["setting"])
