@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from xml.etree import ElementTree
 
 import pytest
@@ -86,7 +87,9 @@ def test_an_interrupted_run_reports_what_was_finished_fails_and_accepts_nothing(
     project.commit()
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *workers, "--accept-verdicts"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=project.path, start_new_session=True, **pipes) as running:
+    # A run in the background ignores interrupts, and so would what it starts.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=project.path, start_new_session=True, preexec_fn=heed, **pipes) as running:
         wait_for(project.path / "reached", running)
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does, which interrupts workers, too
         output, _ = running.communicate(timeout=60)
