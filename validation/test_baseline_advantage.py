@@ -14,12 +14,19 @@ from layerwise.lab.exhibits import cut_checks, floor_checks
 
 CLAIMED = ("distilbert", "magnitude", "random")
 OTHERS = tuple(rival for rival in (*TRAINED_RIVALS, *OTHER_RIVALS) if rival not in CLAIMED)
+DATASETS = {"": None, "-ml-latest-small": "ml-latest-small"}
+
+
+def on_every_dataset(rivals):
+    cases = [pytest.param(rival, data, id=f"{rival}{suffix}") for suffix, data in DATASETS.items() for rival in rivals]
+    return pytest.mark.parametrize(("rival", "dataset"), cases)
 
 
 @pytest.mark.claim("baseline-advantage")
-@pytest.mark.parametrize("rival", CLAIMED)
-def test_the_compact_model_is_ahead_of_a_baseline_by_the_claimed_share(study, claim, rival):
+@on_every_dataset(CLAIMED)
+def test_the_compact_model_is_ahead_of_a_baseline_by_the_claimed_share(study_on, claim, rival, dataset):
     """With 75 % of its layers removed, a recommender is ahead of the baseline by what was claimed."""
+    study = study_on(dataset)
     for check in [*floor_checks(study), *cut_checks(study, study.tuned("ours"))]:
         claim.require(*check)
     if rival == CLAIMED[0]:
@@ -30,9 +37,10 @@ def test_the_compact_model_is_ahead_of_a_baseline_by_the_claimed_share(study, cl
 
 
 @pytest.mark.claim("rival-advantage")
-@pytest.mark.parametrize("rival", OTHERS)
-def test_the_compact_model_is_ahead_of_every_other_rival(study, claim, rival):
+@on_every_dataset(OTHERS)
+def test_the_compact_model_is_ahead_of_every_other_rival(study_on, claim, rival, dataset):
     """With 75 % of its layers removed, a recommender has more NDCG@5 than by any other way to its depth or bytes."""
+    study = study_on(dataset)
     for check in [*floor_checks(study), *cut_checks(study, study.tuned("ours"))]:
         claim.require(*check)
 

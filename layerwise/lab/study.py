@@ -246,7 +246,7 @@ class Study:
             *(experiment for cell in self.cells().values() for experiment in cell._retention()),
             *(experiment for family in self.tier.families for experiment in self.of(family)._comparisons()),
             *(self._contests() if self.tier.families else ()),
-            *(self._rivals() if self.tier.families else ()),
+            *(experiment for at in self._contested() for experiment in at._rivals()),
             *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),
             *(ModelQuality(full) for full in self.full()),
             *(ModelQuality(shallow) for shallow in self.shallow()),
@@ -281,6 +281,13 @@ class Study:
             *(student for of in ablated for name in (*parts, "ours, uniform weights") for student in of.students(name)),
         ]
         return [ModelQuality(student) for student in students]
+
+    def _contested(self) -> list["Study"]:
+        """The studies in which rivals are compared: on the tier's own dataset, and on further ones that are here."""
+        if not self.tier.families:
+            return []
+        here = [subject.dataset for subject in self.elsewhere()]
+        return [self, *(self.on(dataset) for dataset in self.tier.contested if dataset in here)]
 
     def _rivals(self) -> list[Experiment]:  # type: ignore[type-arg]
         """What rivals are judged by."""

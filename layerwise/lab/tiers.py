@@ -59,6 +59,7 @@ class Tier:
         shares: Shares of the layers that untrained cuts keep.
         in_detail: Family whose cuts are compared for every share, and healed too; those of the others for `kept`.
         elsewhere: The same full model on further datasets.
+        contested: Those of the further datasets on which rivals are compared, too.
         ablated: Families on which parts of our method are left out.
         depths: Numbers of layers that healed models keep where depths are compared.
         weighted_share: Share of the layers that is kept where weights of layers are compared: enough of them to differ.
@@ -76,6 +77,7 @@ class Tier:
     shares: tuple[float, ...] = (0.75, 0.5, 0.25)
     in_detail: str = "llama"
     elsewhere: tuple[Subject, ...] = ()
+    contested: tuple[str, ...] = ()
     ablated: tuple[str, ...] = ("llama", "t5")
     depths: tuple[int, ...] = (1, 2, 3, 4, 6)
     weighted_share: float = 0.5
@@ -156,5 +158,6 @@ TIERS = {
         families=tuple(FAMILIES),
         importances=tuple(METHODS),
         elsewhere=(SMALL, BEAUTY),
+        contested=(SMALL.dataset,),
     ),
 }
