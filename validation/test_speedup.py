@@ -12,8 +12,14 @@ import pytest
 
 from layerwise import compare_latency
 from layerwise.evaluation.completion import completion_checks
-from layerwise.lab.speed_tables import batches_table, bounds_table, full_and_compact, scoring_inputs
-from layerwise.lab.spot_checks import depth_check
+from layerwise.lab.speed_tables import (
+    batches_table,
+    blocks_figure,
+    bounds_table,
+    full_and_compact,
+    scoring_inputs,
+    timing_checks,
+)
 from layerwise.statistics import speedup
 
 BATCH = 64
@@ -45,7 +51,8 @@ def test_compact_model_scores_several_times_faster(study, claim, benchmark, full
     timed = compare_latency(full, compact, inputs, blocks=30)
     same = compare_latency(compact, copy.deepcopy(compact), inputs, blocks=20)
 
-    check_timings(claim, study, timed, same)
+    for check in timing_checks(study, timed, same):
+        claim.require(*check)
     for check in completion_checks(full, compact, inputs):
         claim.require(*check)
     benchmark.extra_info.update(timed.setting(), speedup=timed.speedup, bound=timed.bound)
@@ -85,7 +92,8 @@ def test_compact_models_of_every_family_find_the_best_items_several_times_faster
     """With 75 % of the layers removed, the ten best items are found at least 3.5 (Qwen3: 3.8) times faster."""
     own, full, compact, timed, same = scoring(workload)
 
-    check_timings(claim, own, timed, same)
+    for check in timing_checks(own, timed, same):
+        claim.require(*check)
     claim.figure(**blocks_figure(timed))
     claim.table(**batches_table(own, full, compact))
 
@@ -98,35 +106,9 @@ def test_scoring_reaches_most_of_what_the_number_of_layers_allows(claim, scoring
     """With 75 % of the layers removed, scoring reaches 90 % of the ratio of layers."""
     own, full, compact, timed, same = scoring(workload)
 
-    check_timings(claim, own, timed, same)
+    for check in timing_checks(own, timed, same):
+        claim.require(*check)
     claim.table(**bounds_table(own, full, compact, BATCH))
 
     notes = {"bound": timed.bound, "share of the bound": round(timed.speedup / timed.bound, 4), **timed.setting()}
     claim.judge(speedup(timed.full_ms, timed.compact_ms), notes=notes)
-
-
-def check_timings(claim, study, timed, same):
-    for check in timed.checks():
-        claim.require(*check)
-    claim.require(*depth_check(study, tuple(study.healed()), study.tier.kept))
-    claim.require(*no_difference(speedup(same.full_ms, same.compact_ms)))
-
-
-def no_difference(same):
-    """Whether an A/A run fails to tell a model from its copy; a sound instrument is failed once in 1,000 runs."""
-    interval = same.interval(0.999)
-    ends = f"99.9 % interval {interval.low:.3f} to {interval.high:.3f}"
-    return interval.low <= 1 <= interval.high, f"a model timed against its own copy must not differ: {ends}"
-
-
-def blocks_figure(timed):
-    blocks = list(range(1, len(timed.full_ms) + 1))
-    return {
-        "name": "blocks",
-        "kind": "points",
-        "title": "Speedup in each block of alternating timings",
-        "x_label": "block",
-        "y_label": "full / compact time",
-        "series": [{"label": "speedup", "x": blocks, "y": (timed.full_ms / timed.compact_ms).tolist()}],
-        "reference": {"label": "ratio of layers", "value": timed.bound},
-    }

@@ -12,9 +12,11 @@ from layerwise.evaluation.latency import LatencyComparison, compare_latency
 from layerwise.evaluation.memory import count_parameters, stored_bytes
 from layerwise.evaluation.resident import peak_resident
 from layerwise.evaluation.workloads import Scoring
+from layerwise.lab.spot_checks import Check, depth_check
 from layerwise.lab.study import Study
 from layerwise.models.layers import stacks_of
 from layerwise.models.recommender import Recommender
+from layerwise.statistics import Speedup, speedup
 
 BATCHES = (1, 8, 64, 256)
 NUM_INPUTS, WARMUP = 4, 3  # inputs and rounds of warm-up of what is only shown, not judged
@@ -84,6 +86,33 @@ def memory_table(study: Study, batch: int) -> dict[str, Any]:
     columns = ["model", "layers", "parameters", "in the layers", "of them shared", "checkpoint, bytes", "peak, bytes"]
     title = f"Memory, {study.subject.family}; peak resident of a fresh process that scores a batch of {batch}"
     return {"title": title, "columns": columns, "rows": rows}
+
+
+def timing_checks(study: Study, timed: LatencyComparison, same: LatencyComparison) -> list[Check]:
+    """Whether both models did their work while timed, with as many layers as claimed, and the instrument is sound."""
+    a_a = no_difference(speedup(same.full_ms, same.compact_ms))
+    return [*timed.checks(), depth_check(study, tuple(study.healed()), study.tier.kept), a_a]
+
+
+def no_difference(same: Speedup) -> Check:
+    """Whether an A/A run fails to tell a model from its copy; a sound instrument is failed once in 1,000 runs."""
+    interval = same.interval(0.999)
+    ends = f"99.9 % interval {interval.low:.3f} to {interval.high:.3f}"
+    return interval.low <= 1 <= interval.high, f"a model timed against its own copy must not differ: {ends}"
+
+
+def blocks_figure(timed: LatencyComparison) -> dict[str, Any]:
+    """Speedup in each block, as arguments of `claim.figure`."""
+    blocks = list(range(1, len(timed.full_ms) + 1))
+    return {
+        "name": "blocks",
+        "kind": "points",
+        "title": "Speedup in each block of alternating timings",
+        "x_label": "block",
+        "y_label": "full / compact time",
+        "series": [{"label": "speedup", "x": blocks, "y": (timed.full_ms / timed.compact_ms).tolist()}],
+        "reference": {"label": "ratio of layers", "value": timed.bound},
+    }
 
 
 def _memory_row(name: str, recommender: Recommender, inputs: dict[str, Tensor]) -> Sequence[str | int]:

@@ -21,7 +21,7 @@ from layerwise.data.folders import VARIABLE
 from layerwise.data.interactions import Interactions
 from layerwise.data.splits import leave_last_out
 from layerwise.evaluation import depth_cost
-from layerwise.lab import contest_tables, layer_exhibits, speed_tables
+from layerwise.lab import contest_tables, decoding_tables, layer_exhibits, speed_tables
 from layerwise.lab.contest_tables import (
     ablation_table,
     depth_curve,
@@ -273,7 +273,8 @@ def test_claims_ask_for_everything_that_a_tier_makes_and_for_nothing_else(tier, 
         return depth_cost.time_by_depth(models, inputs, blocks=2, calls=2, warmup=2)
 
     monkeypatch.setattr(layerwise, "compare_latency", briefly)
-    monkeypatch.setattr(speed_tables, "compare_latency", briefly)
+    for module in (speed_tables, decoding_tables):
+        monkeypatch.setattr(module, "compare_latency", briefly)
     monkeypatch.setattr(speed_tables, "time_by_depth", in_passing)
     monkeypatch.setattr(speed_tables, "peak_resident", lambda *_: 1)
     monkeypatch.setattr(layer_exhibits, "item_categories", lambda _, ids: [(str(len(item)),) for item in ids])
