@@ -44,7 +44,7 @@ def test_short_histories_alone_are_refused():
 
 def test_what_is_decoded_is_what_follows_the_history(study):
     full, compact = decoding_pair(study, 2)
-    first, second = next_items(study, 2, number=2)  # a batch below the number is dealt from more histories
+    first, second = next_items(study, 2, number=2)
 
     with torch.inference_mode():
         logits, _ = full(**first)
