@@ -68,10 +68,7 @@ def load_pretrained(
             missing, left over or of another shape, the folder carries an adapter, or the device is absent.
     """
     device = _present(torch.device(device))
-    local = isinstance(name_or_folder, Path) or Path(name_or_folder).expanduser().exists()
-    if local and revision is not None:
-        raise ValueError(f"revision {revision!r} was given for the folder {name_or_folder}; only a hub name has one")
-    folder = Path(name_or_folder).expanduser() if local else _fetched(str(name_or_folder), revision, _CONFIG_FILES)
+    local, folder = _folder_of(name_or_folder, revision)
     config = _config(folder)
     auto = _auto_class(head, family_of(config))
     if not local:
@@ -91,6 +88,31 @@ def load_pretrained(
         )
     _check_keys(model, report, head, new_head, folder)
     return model.eval().to(device)
+
+
+def load_config(name_or_folder: str | Path, revision: str | None = None) -> PretrainedConfig:
+    """The configuration of a pretrained model of a supported family; no weights are read or downloaded.
+
+    Args:
+        name_or_folder: As for `load_pretrained`.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, it holds no configuration, or the hub is out of reach.
+        UnsupportedArchitectureError: If the architecture is unknown.
+        ValueError: If the folder carries an adapter, or a revision was given for a folder.
+    """
+    return _config(_folder_of(name_or_folder, revision)[1])
+
+
+def _folder_of(name_or_folder: str | Path, revision: str | None) -> tuple[bool, Path]:
+    """Whether the model is a folder here, and where its configuration lies."""
+    local = isinstance(name_or_folder, Path) or Path(name_or_folder).expanduser().exists()
+    if local and revision is not None:
+        raise ValueError(f"revision {revision!r} was given for the folder {name_or_folder}; only a hub name has one")
+    if local:
+        return True, Path(name_or_folder).expanduser()
+    return False, _fetched(str(name_or_folder), revision, _CONFIG_FILES)
 
 
 def _present(device: torch.device) -> torch.device:

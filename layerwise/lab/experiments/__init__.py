@@ -8,6 +8,7 @@ from layerwise.lab.experiments.base import Bench, Experiment, Report, closure
 from layerwise.lab.experiments.compact import RULES, CompactModel, HealedModel
 from layerwise.lab.experiments.controls import Control, IdentityLayers, PointerChain
 from layerwise.lab.experiments.damage import Damage, RemovalDamage
+from layerwise.lab.experiments.fine_tuned import FineTuned, weights_digest
 from layerwise.lab.experiments.gap_rivals import GapRivals
 from layerwise.lab.experiments.models import Model, ScratchModel
 from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
@@ -32,6 +33,7 @@ __all__ = [
     "CutQuality",
     "Damage",
     "Experiment",
+    "FineTuned",
     "FloorQuality",
     "GapRivals",
     "HealedModel",
@@ -57,11 +59,13 @@ __all__ = [
     "TrainingFree",
     "TunedStudent",
     "closure",
+    "weights_digest",
 ]
 
 for _kind in (
     BandAdaptation,
     CompactModel,
+    FineTuned,
     FloorQuality,
     GapRivals,
     HealedModel,
