@@ -33,7 +33,7 @@ history = history[-{length}:]
 tokens = torch.tensor([{tokens}])  # {remark}
 with torch.inference_mode():
     scores = {scores}[:{items}]
-scores[history] = -torch.inf
+    scores[history] = -torch.inf
 print([items[item] for item in scores.topk({best}).indices])
 """
 
