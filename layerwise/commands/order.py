@@ -130,7 +130,9 @@ def _subject(order: Order) -> Subject:
         subject = replace(subject, family=order.model, training=training)
     else:
         config = load_config(order.model)
-        subject = replace(subject, family=family_of(config).name, shape=shape_of(config))
+        positions = getattr(config, "max_position_embeddings", None) or subject.max_length + 1
+        length = min(subject.max_length, positions - 1)  # one position is for what is asked, or learned
+        subject = replace(subject, family=family_of(config).name, shape=shape_of(config), max_length=length)
     rate = order.learning_rate or subject.training.learning_rate
     training = replace(subject.training, epochs=order.epochs or subject.training.epochs, learning_rate=rate)
     return replace(subject, training=training)

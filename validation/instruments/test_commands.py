@@ -211,6 +211,12 @@ def test_another_checkpoint_at_the_same_place_is_another_model(language_model, e
     assert weights_digest(tmp_path) != full.weights
 
 
+def test_histories_are_no_longer_than_a_pretrained_model_has_positions(events, tmp_path):
+    build_recommender("gpt2", 27, 15, Shape(2, 8, 16, 2), seed=0).model.save_pretrained(tmp_path)
+
+    assert job_of(Order(str(tmp_path), str(events), keep=0.5)).subject.max_length == 15
+
+
 def test_the_tiers_own_models_are_used_where_they_are_asked_for():
     job = job_of(Order("t5", "ml-100k"))
 
