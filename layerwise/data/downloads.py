@@ -109,7 +109,7 @@ def _without_log(logger: logging.Logger) -> Iterator[None]:
 def _what_to_put_where(file: RemoteFile, path: Path, error: Exception) -> str:
     size = f"{file.size:,} bytes" if file.size else "its size is not published"
     part = Resumable.part_of(path)
-    rest = f"; {part.stat().st_size:,} bytes are here already, and the next try goes on" if part.is_file() else ""
+    rest = f"; {part.stat().st_size:,} bytes are here already for the next try" if part.is_file() else ""
     under = path.parent.relative_to(cache_folder())
     return (
         f"{path.name} could not be downloaded ({type(error).__name__}: {error}){rest}. Without a network, get "

@@ -45,7 +45,9 @@ class Server:
                 asked = self.headers.get("Range")
                 server.requests.append(asked)
                 is_same = self.headers.get("If-Range", server.version) == server.version
-                begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.knows_ranges and is_same else 0
+                begin = (
+                    int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.knows_ranges and is_same else 0
+                )
                 if begin >= len(server.content):
                     self.send_response(416)
                     self.send_header("Content-Length", "0")
