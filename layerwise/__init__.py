@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "load_interactions": "layerwise.data.readers",
+    "load_interactions": "layerwise.data.sources",
     "leave_one_out": "layerwise.data.splits",
     "Recommender": "layerwise.models.recommender",
     "load_pretrained": "layerwise.models.loading",

@@ -8,8 +8,7 @@ import torch
 import transformers
 
 from layerwise.data.audit import audit
-from layerwise.data.folders import located
-from layerwise.data.readers import load_interactions
+from layerwise.data.sources import load_interactions
 from layerwise.data.splits import Split, leave_last_out
 from layerwise.lab.experiments import Experiment, Model, Report, closure
 from layerwise.lab.store import Artefact, Store
@@ -80,7 +79,7 @@ def _split(dataset: str, test_targets: int) -> Split:
     stored in the order of their items, which gives the next one away, they are shuffled and the ids permuted.
     """
     enough = test_targets + 2  # one more to validate, one to train on
-    table = load_interactions(located(dataset)).without_repeats().without_short_users(enough)
+    table = load_interactions(dataset).without_repeats().without_short_users(enough)
     split = leave_last_out(table, test_targets)
     return leave_last_out(table.shuffled_ties(seed=0), test_targets) if audit(split).has_sorted_ties else split
 
