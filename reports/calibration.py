@@ -41,9 +41,8 @@ from reports.replay import Part, read_part
 from reports.run import Context
 
 PUBLISHED = ("standard-cpu", "quick-cpu")
-WORLDS = 1000  # per case
+WORLDS = 1000  # per case, at least, where a world takes 1 ms
 LEAST = 4000  # per claim: with fewer, a true rate of 1 % can hardly be told from 1.6 %
-BOOTSTRAPPED = 2000  # per claim, where a world takes 25 ms
 
 
 @dataclass(frozen=True)
@@ -124,9 +123,8 @@ def _shared_out(tier: str, declared: Mapping[CaseKey, Declaration], found: Mappi
 
 
 def _worlds(effect: Effect, cases: int) -> int:
-    if isinstance(effect, BOOTSTRAPPING):
-        return math.ceil(BOOTSTRAPPED / cases)
-    return max(WORLDS, math.ceil(LEAST / cases))
+    share = math.ceil(LEAST / cases)
+    return share if isinstance(effect, BOOTSTRAPPING) else max(WORLDS, share)
 
 
 def calibrated(work: Sequence[Work]) -> list[CaseRates]:

@@ -153,13 +153,23 @@ class Study:
         by_seed = [self.lab.get(quality) for quality in wanted]
         return {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
 
-    def control(self, kind: type[Control]) -> dict[str, FloatArray]:
-        """NDCG@10, *seeds x users*, of the arms "full" and "compact" of a control."""
+    def control(self, kind: type[Control], num_users: int | None = None) -> dict[str, FloatArray]:
+        """NDCG@10, *seeds x users*, of the arms "full" and "compact" of a control.
+
+        Args:
+            kind: Which of the controls.
+            num_users: How many users of every seed, the first; all of them by default.
+
+        Raises:
+            ValueError: A seed has fewer users.
+        """
         wanted = self._controls(kind)
         self.prepare(wanted)
         by_seed = [self.lab.get(control) for control in wanted]
-        fewest = min(len(values["full"]) for values in by_seed)  # a control's users are drawn anew for every seed
-        return {arm: np.stack([values[arm][:fewest] for values in by_seed]) for arm in by_seed[0]}
+        for control, values in zip(wanted, by_seed, strict=True):
+            if num_users is not None and len(values["full"]) < num_users:
+                raise ValueError(f"{control.describe()} needs {num_users} users, got {len(values['full'])}")
+        return {arm: np.stack([values[arm][:num_users] for values in by_seed]) for arm in by_seed[0]}
 
     def _controls(self, kind: type[Control]) -> list[Control]:
         return [kind(self.subject, seed, self.tier.kept) for seed in self.tier.seeds]

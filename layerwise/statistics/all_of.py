@@ -73,7 +73,10 @@ class AllOf(Effect):
 
     @cached_property
     def forms(self) -> Mapping[str, TwoWay]:
-        """Name of a part -> its distance from its edge in standard errors, with error 1, or 0 where it has none."""
+        """Name of a part -> its distance from its edge in standard errors, with error 1, or 0 where it has none.
+
+        Seeds may agree by chance so well that a part has no error of its own; its unit is then the error of chance.
+        """
         return {name: _standardised(part, self.edges[name]) for name, part in self.parts.items()}
 
     @cached_property
@@ -181,9 +184,11 @@ def _standardised(part: Effect, edge: float) -> TwoWay:
     if math.isnan(part.estimate):
         return TwoWay(math.nan, math.nan, math.inf, 0.0)
     form = part.against(edge)
-    if form.standard_error == 0:
+    unit = form.standard_error or form.chance
+    if unit == 0:
         return replace(form, mean=CERTAIN * float(np.sign(form.mean)))
-    return replace(form, mean=form.mean / form.standard_error, standard_error=1.0)
+    own = float(form.standard_error > 0)
+    return replace(form, mean=form.mean / unit, standard_error=own, chance=form.chance / unit)
 
 
 def _bounded(distances: list[float]) -> float:

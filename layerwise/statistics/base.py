@@ -120,13 +120,11 @@ def symmetric_interval(summary: TwoWay, level: float) -> tuple[float, float]:
 
 
 def detectable_distance(summary: TwoWay, alpha: float, power: float) -> float:
-    """Distance that a one-sided t test at alpha finds with that power, in the mean's unit; 0 without error."""
+    """Distance that a one-sided test at alpha finds with that power, in the mean's unit; 0 without error."""
     check_alpha(alpha)
     if not alpha < power < 1:
         raise ValueError(f"power must lie between alpha and 1, got {power} with alpha {alpha}")
-    if summary.standard_error == 0:
-        return 0.0
-    return (t_quantile(1 - alpha, summary.df) + t_quantile(power, summary.df)) * summary.standard_error
+    return summary.margin(1 - alpha) + t_quantile(power, summary.df) * summary.standard_error
 
 
 def check_level(level: float) -> float:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from layerwise.statistics.rank_effect import RankEffect, check_layers, spearman
+from layerwise.statistics.rank_effect import RankEffect, check_layers, spearman, standard_ranks
 from layerwise.statistics.tables import FloatArray, as_table
 
 
@@ -18,6 +18,12 @@ class RankAdvantage(RankEffect):
 
     All are ranked against the same damage of the same users, so that what disturbs it disturbs both sides. Rivals
     are not a sample: the claim is about these.
+
+    The error of pure chance (see `RankEffect`) is that of a damage which no score knows. Scores that know it equally
+    well scatter less: four rivals of Spearman .65 each were beaten 1.7 times in 100 by t alone at .01 (a mean of four
+    is steadier than one score, whose distribution is skewed), and .1 times with chance. Rivals that differ among
+    themselves may scatter more; t alone then guards the level. An advantage of .72 over unrelated rivals is found in
+    87 % with and without chance (four rivals, five seeds, 8 layers), over one in 54 instead of 57 %.
 
     Args:
         scores: importance of every layer, shape [seeds, layers], at least three layers, finite.
@@ -47,6 +53,12 @@ class RankAdvantage(RankEffect):
         own = spearman(self.scores, damage)
         theirs = spearman(self.rivals, damage[..., None, :, :])  # [..., rivals, seeds]
         return np.asarray((own[..., None, :] - theirs).mean(axis=-2), dtype=np.float64)
+
+    @property
+    def chance_variance(self) -> FloatArray:
+        """Squared length of own minus mean rival ranks over layers - 1: 0 where all rivals rank as the score does."""
+        differences = (standard_ranks(self.scores) - standard_ranks(self.rivals)).mean(axis=0)
+        return np.asarray(np.square(differences).sum(axis=-1) / (self.damage.shape[1] - 1), dtype=np.float64)
 
     def evidence(self) -> dict[str, FloatArray]:
         """Scores, rivals and damages."""

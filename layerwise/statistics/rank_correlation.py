@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
 from layerwise.statistics.rank_effect import RankEffect, check_layers, spearman
 from layerwise.statistics.tables import FloatArray, as_table
 
@@ -17,7 +19,7 @@ class RankCorrelation(RankEffect):
     Seeds and users are samples; layers are not: the claim is about the layers of this architecture. Damage is
     a mean over users, and its noise pulls the correlation towards 0, less so with more users; the interval is
     about the correlation at this number of users. It keeps its level where the correlation is 0, the edge that
-    claims are tested against (but see the limit at `RankEffect`); between seeds that differ widely around a high
+    claims are tested against (see `RankEffect`, also for its limit); between seeds that differ widely around a high
     correlation, Spearman is skewed, and five seeds cover 93 % at nominal 95 %.
 
     Args:
@@ -42,6 +44,11 @@ class RankCorrelation(RankEffect):
     def of_seeds(self, damage: FloatArray) -> FloatArray:
         """Spearman correlations, -1 to 1."""
         return spearman(self.scores, damage)
+
+    @property
+    def chance_variance(self) -> FloatArray:
+        """1 / (layers - 1)."""
+        return np.full(self.num_seeds, 1 / (self.damage.shape[1] - 1))
 
     def evidence(self) -> dict[str, FloatArray]:
         """Scores and damages."""

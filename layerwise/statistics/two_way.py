@@ -21,16 +21,24 @@ class TwoWay:
         standard_error: of the mean, same unit; 0 when all values are equal.
         df: degrees of freedom for Student's t; infinite when all values are equal.
         seed_share: part of the variance that only more seeds can reduce, 0 to 1; 0 with one seed.
+        chance: standard error that the mean would have if it were 0 by pure chance, same unit; 0 where that is
+            not known.
     """
 
     mean: float
     standard_error: float
     df: float
     seed_share: float
+    chance: float = 0.0
 
     def margin(self, probability: float) -> float:
-        """Distance from the mean that is exceeded on one side with chance 1 - probability, same unit."""
-        return t_quantile(probability, self.df) * self.standard_error
+        """Distance from the mean that is exceeded on one side with chance 1 - probability, same unit.
+
+        By t and the sample's error, or by the normal distribution and the error of pure chance, whichever is
+        farther.
+        """
+        by_sample = t_quantile(probability, self.df) * self.standard_error
+        return max(by_sample, t_quantile(probability, math.inf) * self.chance)
 
     def minus(self, edge: float) -> TwoWay:
         """The same sample measured from an edge, in the mean's unit."""

@@ -20,6 +20,7 @@ from layerwise.lab.experiments import (
     CompactModel,
     HealedModel,
     LayerScores,
+    PointerChain,
     Quality,
     RemovalDamage,
     ScratchModel,
@@ -200,6 +201,33 @@ def test_study_stacks_seeds_and_users(tmp_path, subject):
     assert study.keep == 1
     assert study.layer_scores("block-influence").shape == (2, 3)
     assert not np.array_equal(*quality["ndcg@10"])  # the seed matters
+
+
+class ChainsOf:
+    """A lab whose controls have so many users, one number per seed; values count the users."""
+
+    def __init__(self, *users):
+        self.users = users
+
+    def get(self, control):
+        values = np.arange(self.users[control.seed], dtype=float)
+        return {"full": values, "compact": values / 2}
+
+
+def test_control_uses_as_many_users_of_every_seed_as_it_is_told(subject):
+    study = Study(Tier("toy", subject, (0, 1), 0.34, "empirical-fisher"), ChainsOf(5, 4), lambda _: None)
+
+    arms = study.control(PointerChain, 3)
+
+    np.testing.assert_array_equal(arms["full"], [[0, 1, 2], [0, 1, 2]])
+    np.testing.assert_array_equal(arms["compact"], [[0, 0.5, 1], [0, 0.5, 1]])
+
+
+def test_control_with_too_few_users_in_a_seed_is_refused(subject):
+    study = Study(Tier("toy", subject, (0, 1), 0.34, "empirical-fisher"), ChainsOf(5, 4), lambda _: None)
+
+    with pytest.raises(ValueError, match="positive control, seed 1 needs 5 users, got 4"):
+        study.control(PointerChain, 5)
 
 
 def test_data_that_cannot_be_ranked_is_left_out_and_counted(tmp_path, subject):

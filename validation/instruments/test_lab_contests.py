@@ -176,7 +176,7 @@ def made_up(experiment, rng, users=12):
             names = ("ndcg@5", "ndcg@10", "hr@10", "mrr", "last/ndcg@10")
             return {name: rng.uniform(0.3, 0.6, users) for name in names}
         case Control():
-            return {arm: rng.uniform(0.3, 0.6, users) for arm in ("full", "compact")}
+            return {arm: rng.uniform(0.3, 0.6, 240) for arm in ("full", "compact")}
     layers = experiment.of.num_layers
     match experiment:
         case RemovalDamage():

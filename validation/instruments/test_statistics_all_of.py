@@ -53,6 +53,16 @@ def test_estimate_is_the_smallest_distance_in_standard_errors_and_names_its_part
     assert effect.weakest == "far"
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_part_whose_seeds_agree_on_what_chance_gives_decides_nothing(sign):
+    """Five correlations of .5 over three layers, no error: chance scatters by 1 / sqrt(10), and .5 is 1.58 of that."""
+    damage = np.tile(np.array([1.0, 0, 2])[None, :, None], (5, 1, 6))
+    trend = RankCorrelation(sign * np.tile(np.arange(3.0), (5, 1)), damage)
+    effect = AllOf({"trend": trend, "far": Exact(1.0, "x")})
+    assert effect.forms["trend"].mean == pytest.approx(sign * 0.5 * math.sqrt(10))
+    assert judge(effect, ABOVE, 0.01).outcome == "inconclusive"
+
+
 def test_interval_ends_by_hand():
     """Distances 3 (4 users) and 2 (20 users): t at .95 with 3 and 19 degrees below, at .975 above."""
     interval = AllOf({"few": sampled(3, users=4), "many": sampled(2, users=20)}).interval(0.9)
