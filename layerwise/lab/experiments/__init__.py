@@ -9,6 +9,16 @@ from layerwise.lab.experiments.compact import RULES, CompactModel, HealedModel
 from layerwise.lab.experiments.controls import Control, IdentityLayers, PointerChain
 from layerwise.lab.experiments.damage import Damage, RemovalDamage
 from layerwise.lab.experiments.gap_rivals import GapRivals
+from layerwise.lab.experiments.likes import (
+    ARMS,
+    PARTS,
+    Answers,
+    FrozenFeatures,
+    LikeAnswers,
+    LoraAdapter,
+    base_classifier,
+    like_tasks,
+)
 from layerwise.lab.experiments.models import Model, ScratchModel
 from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
@@ -22,8 +32,11 @@ from layerwise.lab.experiments.tasks import TaskImportance, TaskImportances
 from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFree
 
 __all__ = [
+    "ARMS",
     "FLOOR",
+    "PARTS",
     "RULES",
+    "Answers",
     "BandAdaptation",
     "Bench",
     "CompactModel",
@@ -33,12 +46,15 @@ __all__ = [
     "Damage",
     "Experiment",
     "FloorQuality",
+    "FrozenFeatures",
     "GapRivals",
     "HealedModel",
     "IdentityLayers",
     "LayerPortrait",
     "LayerScores",
     "LayerShapley",
+    "LikeAnswers",
+    "LoraAdapter",
     "Model",
     "ModelQuality",
     "PointerChain",
@@ -56,18 +72,23 @@ __all__ = [
     "TaskImportances",
     "TrainingFree",
     "TunedStudent",
+    "base_classifier",
     "closure",
+    "like_tasks",
 ]
 
 for _kind in (
     BandAdaptation,
     CompactModel,
     FloorQuality,
+    FrozenFeatures,
     GapRivals,
     HealedModel,
     LayerPortrait,
     LayerScores,
     LayerShapley,
+    LikeAnswers,
+    LoraAdapter,
     Quality,
     QuantizedQuality,
     RandomCuts,
