@@ -16,6 +16,7 @@ from layerwise.data.splits import Split
 from layerwise.lab.experiments import (
     FLOOR,
     RULES,
+    Answers,
     BandAdaptation,
     CompactModel,
     Control,
@@ -29,6 +30,7 @@ from layerwise.lab.experiments import (
     LayerPortrait,
     LayerScores,
     LayerShapley,
+    LikeAnswers,
     Model,
     ModelQuality,
     PointerChain,
@@ -233,6 +235,16 @@ class Study:
         stacked = {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
         return dict(sorted(stacked.items(), key=lambda way: float(way[1].mean())))
 
+    def likes(self) -> list[Answers]:
+        """What the arms of a LoRA comparison answer, one per seed; empty in a tier without a text model."""
+        wanted = self._likes()
+        self.prepare(wanted)
+        return [self.lab.get(one) for one in wanted]
+
+    def _likes(self) -> list[LikeAnswers]:
+        task, seeds = self.tier.likes, self.tier.seeds
+        return [LikeAnswers(task, seed, seeds[0]) for seed in seeds] if task else []
+
     def model(self, model: Model) -> Recommender:
         """The model itself."""
         self.prepare([model])
@@ -255,6 +267,7 @@ class Study:
         return [
             *(experiment for cell in self.cells().values() for experiment in cell._retention()),
             *(experiment for family in self.tier.families for experiment in self.of(family)._comparisons()),
+            *self._likes(),
             *(self._contests() if self.tier.families else ()),
             *(experiment for at in self._contested() for experiment in at._rivals()),
             *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),

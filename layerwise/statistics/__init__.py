@@ -3,6 +3,7 @@
 from layerwise.statistics.concordance import kendalls_w
 from layerwise.statistics.effects import (
     AllOf,
+    ClassificationGain,
     Effect,
     Exact,
     Interval,
@@ -22,6 +23,7 @@ from layerwise.statistics.verdict import Outcome, Region, Verdict, judge
 
 __all__ = [
     "AllOf",
+    "ClassificationGain",
     "Effect",
     "Exact",
     "Interval",

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from layerwise.statistics.all_of import AllOf
 from layerwise.statistics.base import Effect, Interval
+from layerwise.statistics.classification_gain import ClassificationGain
 from layerwise.statistics.exact import Exact
 from layerwise.statistics.mean_difference import MeanDifference
 from layerwise.statistics.measured import MEASURED
@@ -20,6 +21,7 @@ from layerwise.statistics.tables import FloatArray
 __all__ = [
     "KINDS",
     "AllOf",
+    "ClassificationGain",
     "Effect",
     "Exact",
     "Interval",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from layerwise.statistics.base import Effect
+from layerwise.statistics.classification_gain import ClassificationGain
 from layerwise.statistics.exact import Exact
 from layerwise.statistics.mean_difference import MeanDifference
 from layerwise.statistics.rank_advantage import RankAdvantage
@@ -17,6 +18,15 @@ from layerwise.statistics.speedup import Speedup
 MEASURED: Mapping[str, type[Effect]] = MappingProxyType(
     {
         effect.kind: effect
-        for effect in (Exact, MeanDifference, RankAdvantage, RankCorrelation, Retention, SeedMean, Speedup)
+        for effect in (
+            ClassificationGain,
+            Exact,
+            MeanDifference,
+            RankAdvantage,
+            RankCorrelation,
+            Retention,
+            SeedMean,
+            Speedup,
+        )
     }
 )

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 from scipy.stats import rankdata
 
 from layerwise.statistics.base import Effect, Interval, check_level, detectable_distance, symmetric_interval
+from layerwise.statistics.bootstrap import drawn_counts, variance_parts_of_draws
 from layerwise.statistics.tables import FloatArray
 from layerwise.statistics.two_way import TwoWay, combine
-
-BOOTSTRAP_SAMPLES = 400  # the standard error is then known to about 4 %
-BOOTSTRAP_SEED = 20_260_117  # fixed: the same evidence gives the same interval
 
 
 class RankEffect(Effect):
@@ -101,17 +99,9 @@ class RankEffect(Effect):
         draws = self.of_seeds(resampled_means(self.damage))  # [samples, seeds]
         if np.isnan(draws).any():
             return TwoWay(self.estimate, math.inf, math.inf, 0.0)
-        whole = combine(self.estimate, self._variance_parts(draws), (self.num_seeds, self.num_units))
+        parts = variance_parts_of_draws(self.per_seed, draws)
+        whole = combine(self.estimate, parts, (self.num_seeds, self.num_units))
         return replace(whole, df=min(whole.df, self.num_seeds - 1)) if self.num_seeds > 1 else whole
-
-    def _variance_parts(self, draws: FloatArray) -> FloatArray:
-        """Variance of the mean over seeds from seeds, from users and from their interaction, shape [3]."""
-        users = draws.mean(axis=1).var(ddof=1)
-        if self.num_seeds == 1:
-            return np.array([0.0, users, 0.0])
-        seeds = self.per_seed.var(ddof=1) / self.num_seeds
-        within = draws.var(axis=0, ddof=1).mean()  # holds the interaction in full, `users` 1 / num_seeds of it
-        return np.array([seeds, users, (within - users) / (self.num_seeds - 1)])
 
     def against(self, edge: float) -> TwoWay:
         """The mean minus the edge; at 0, where the distribution is known, with the error of pure chance."""
@@ -190,13 +180,5 @@ def resampled_means(damage: FloatArray) -> FloatArray:
         Shape [samples, seeds, layers]; the same for the same input. The order of the users decides which of
         them a draw meets: another order is another bootstrap of the same size.
     """
-    return np.stack([damage @ shares for shares in _shares_of_users(damage.shape[2])])
-
-
-@lru_cache(maxsize=4)  # a claim's cases have the same users, and a calibration judges them thousands of times
-def _shares_of_users(users: int) -> FloatArray:
-    """Share of every user in every draw, shape [samples, users]."""
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    shares = rng.multinomial(users, np.full(users, 1 / users), size=BOOTSTRAP_SAMPLES) / users
-    shares.flags.writeable = False
-    return np.asarray(shares, dtype=np.float64)
+    users = damage.shape[2]
+    return np.stack([damage @ (counts / users) for counts in drawn_counts(users)])

@@ -15,6 +15,7 @@ import numpy as np
 
 from layerwise.statistics.all_of import AllOf
 from layerwise.statistics.base import Effect
+from layerwise.statistics.classification_gain import ClassificationGain
 from layerwise.statistics.exact import Exact
 from layerwise.statistics.mean_difference import MeanDifference
 from layerwise.statistics.rank_advantage import RankAdvantage
@@ -35,6 +36,8 @@ def world_at(effect: Effect, truth: float, rng: np.random.Generator) -> Effect:
 
     - *Retention, mean difference*: the linear form (compact - truth * full, or the values) loses its mean and the means
       of its seeds; users are drawn with replacement, both arms and all seeds together; seeds get new effects.
+    - *Classification gain*: the log odds of one arm move by one amount per seed, towards the labels or away from them;
+      users are drawn with replacement, both arms and all seeds together; seeds get new effects.
     - *Rank correlation* (truth 0): every seed's scores are dealt to its layers at random; users are drawn.
     - *Rank advantage* (truth 0): in every seed one of the scores, its own or a rival's, is its own at random.
     - *Speedup*: the blocks' log ratios around their mean get random signs, as if the models swapped places.
@@ -78,6 +81,25 @@ def _retention(effect: Retention, truth: float, rng: np.random.Generator) -> Eff
 def _mean_difference(effect: MeanDifference, truth: float, rng: np.random.Generator) -> Effect:
     _require_noise(effect, truth)
     return replace(effect, values=truth + _noise(effect.values, _drawn(effect.num_units, rng), rng))
+
+
+@_world.register
+def _classification_gain(effect: ClassificationGain, truth: float, rng: np.random.Generator) -> Effect:
+    _require_noise(effect, truth)
+    moved = effect.shifted(truth + _seed_deviation(effect) * rng.standard_normal(effect.num_seeds))
+    groups = [np.flatnonzero(effect.users == user) for user in np.unique(effect.users)]
+    drawn = [groups[user] for user in _drawn(len(groups), rng)]
+    rows = np.concatenate(drawn)
+    users = np.repeat(np.arange(len(drawn), dtype=np.float64), [len(group) for group in drawn])
+    return replace(
+        effect, ours=moved.ours[:, rows], theirs=moved.theirs[:, rows], labels=effect.labels[rows], users=users
+    )
+
+
+def _seed_deviation(effect: ClassificationGain) -> float:
+    """What the seeds' gains vary by beyond their share of the users' noise."""
+    summary = effect.summary
+    return math.sqrt(effect.num_seeds * summary.seed_share) * summary.standard_error
 
 
 @_world.register

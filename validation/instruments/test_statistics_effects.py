@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from layerwise.statistics import (
+    ClassificationGain,
     Exact,
     Interval,
     MeanDifference,
@@ -27,6 +28,9 @@ EFFECTS = [
     speedup(30 + RNG.random(10), 8 + RNG.random(10)),
     RankCorrelation(RNG.random((5, 8)), RNG.normal(size=(5, 8, 30))),
     RankAdvantage(RNG.random((5, 8)), RNG.random((3, 5, 8)), RNG.normal(size=(5, 8, 30))),
+    ClassificationGain(
+        RNG.random((5, 90)), RNG.random((5, 90)), RNG.integers(2, size=90), RNG.integers(30, size=90), "f1"
+    ),
     SeedMean(RNG.random(5), "Kendall's W"),
     Exact(74.8, "% of parameters removed"),
 ]
@@ -71,7 +75,9 @@ def test_evidence_cannot_be_changed_from_outside():
 
 
 def test_unknown_kind_or_foreign_arrays_are_refused():
-    with pytest.raises(ValueError, match="kind must be one of exact, mean-difference, .* got 'ratio'"):
+    with pytest.raises(
+        ValueError, match="kind must be one of classification-gain, exact, mean-difference, .* got 'ratio'"
+    ):
         effect_from_evidence("ratio", {}, {})
     with pytest.raises(ValueError, match=r"\['value'\] .* is not the evidence of kind 'speedup'"):
         effect_from_evidence("speedup", {"value": np.array([1.0])}, {})

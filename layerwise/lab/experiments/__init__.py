@@ -10,6 +10,16 @@ from layerwise.lab.experiments.controls import Control, IdentityLayers, PointerC
 from layerwise.lab.experiments.damage import Damage, RemovalDamage
 from layerwise.lab.experiments.fine_tuned import FineTuned, weights_digest
 from layerwise.lab.experiments.gap_rivals import GapRivals
+from layerwise.lab.experiments.likes import (
+    ARMS,
+    PARTS,
+    Answers,
+    FrozenFeatures,
+    LikeAnswers,
+    LoraAdapter,
+    base_classifier,
+    like_tasks,
+)
 from layerwise.lab.experiments.models import Model, ScratchModel
 from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
@@ -23,8 +33,11 @@ from layerwise.lab.experiments.tasks import TaskImportance, TaskImportances
 from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFree
 
 __all__ = [
+    "ARMS",
     "FLOOR",
+    "PARTS",
     "RULES",
+    "Answers",
     "BandAdaptation",
     "Bench",
     "CompactModel",
@@ -35,12 +48,15 @@ __all__ = [
     "Experiment",
     "FineTuned",
     "FloorQuality",
+    "FrozenFeatures",
     "GapRivals",
     "HealedModel",
     "IdentityLayers",
     "LayerPortrait",
     "LayerScores",
     "LayerShapley",
+    "LikeAnswers",
+    "LoraAdapter",
     "Model",
     "ModelQuality",
     "PointerChain",
@@ -58,7 +74,9 @@ __all__ = [
     "TaskImportances",
     "TrainingFree",
     "TunedStudent",
+    "base_classifier",
     "closure",
+    "like_tasks",
     "weights_digest",
 ]
 
@@ -67,11 +85,14 @@ for _kind in (
     CompactModel,
     FineTuned,
     FloorQuality,
+    FrozenFeatures,
     GapRivals,
     HealedModel,
     LayerPortrait,
     LayerScores,
     LayerShapley,
+    LikeAnswers,
+    LoraAdapter,
     Quality,
     QuantizedQuality,
     RandomCuts,
