@@ -47,7 +47,8 @@ def model_card(made: Compressed, full: Recommender, compact: Recommender, split:
 
 
 def _verdicts(made: Compressed) -> str:
-    lines = [f"- **{name}**: {verdict.sentence}" for name, verdict in made.verdicts.items()]
+    lines = [f"- **Mind this:** {made.straw_man}."] if made.straw_man else []
+    lines += [f"- **{name}**: {verdict.sentence}" for name, verdict in made.verdicts.items()]
     lines += [f"- *The speedup does not count:* {flaw}" for flaw in made.flaws]
     if made.job.order.seeds < 5:
         lines.append(
@@ -59,8 +60,8 @@ def _verdicts(made: Compressed) -> str:
 
 def _quality(made: Compressed) -> str:
     rows = [[arm, *(_mean(values[name]) for name in SHOWN)] for arm, values in made.quality.items()]
-    best = max(made.floor, key=lambda name: float(made.floor[name]["ndcg@10"].mean()))
-    rows.append([f"{best} (no training)", *(_mean(made.floor[best][name][None]) for name in SHOWN)])
+    floor = made.floor[made.best_floor]
+    rows.append([f"{made.best_floor} (no training)", *(_mean(floor[name][None]) for name in SHOWN)])
     full = made.quality["full"]["ndcg@10"]
     text = [
         markdown_table(["model", *(name.upper() for name in SHOWN)], rows),

@@ -16,7 +16,7 @@ from layerwise.lab import engine
 from layerwise.lab.experiments import FLOOR, FloorQuality, LayerScores, Model, ModelQuality
 from layerwise.lab.lab import Lab
 from layerwise.models.recommender import Recommender
-from layerwise.statistics import Effect, Region, Verdict, judge, retained, speedup
+from layerwise.statistics import Effect, MeanDifference, Region, Verdict, judge, retained, speedup
 
 ALPHA = 0.01  # chance of a false "supported", over all conditions of a run
 OWN_BAR = {"ndcg@5": 0.95, "ndcg@10": 0.95, "mrr": 0.94}  # what is judged where nothing is asked for
@@ -47,6 +47,22 @@ class Compressed:
     timed: LatencyComparison
     verdicts: Mapping[str, Verdict]
     seconds: float
+
+    @property
+    def best_floor(self) -> str:
+        """Name of the recommender without training that has the most NDCG@10."""
+        return max(self.floor, key=lambda name: float(self.floor[name]["ndcg@10"].mean()))
+
+    @property
+    def straw_man(self) -> str | None:
+        """A sentence where the full model is not shown to beat a recommender without training: little is kept then."""
+        full, floor = self.quality["full"]["ndcg@10"], self.floor[self.best_floor]["ndcg@10"]
+        if MeanDifference(full - floor, "NDCG@10").interval(0.95).low > 0:
+            return None
+        return (
+            f"the full model ({float(full.mean()):.4f} NDCG@10) is not shown to beat {self.best_floor} "
+            f"({float(floor.mean()):.4f}), which needs no training: to keep its quality is no achievement"
+        )
 
     @property
     def flaws(self) -> list[str]:

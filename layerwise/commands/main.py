@@ -63,6 +63,8 @@ def _compress(options: argparse.Namespace, console: Console, command: str) -> in
         console.print(f"{name}: {verdict.sentence}", highlight=False)
     for flaw in made.flaws:
         console.print(f"the speedup does not count: {flaw}", style="red", highlight=False)
+    if made.straw_man:
+        console.print(f"mind this: {made.straw_man}", style="red", highlight=False)
     console.print(f"checkpoint, items.json and model card are in {options.out}", highlight=False)
     shown = all(verdict.outcome is Outcome.SUPPORTED for verdict in made.verdicts.values())
     shown &= not ("speedup" in made.verdicts and made.flaws)

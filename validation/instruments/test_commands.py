@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from layerwise.commands import compress, main
-from layerwise.commands.compress import checked
+from layerwise.commands.compress import Compressed, checked
 from layerwise.commands.inspect import heat_map
 from layerwise.commands.order import Order, job_of
 from layerwise.commands.recipe import recipe
@@ -221,6 +221,21 @@ def test_the_tiers_own_models_are_used_where_they_are_asked_for():
     job = job_of(Order("t5", "ml-100k"))
 
     assert (job.subject.training.epochs, job.compact[0].epochs) == (48, 24)
+
+
+def made_with(full, floor):
+    quality = {"full": {"ndcg@10": np.array([full])}}
+    floors = {"Popularity": {"ndcg@10": np.zeros(len(floor))}, "Markov": {"ndcg@10": np.array(floor)}}
+    return Compressed(None, quality, floors, (), None, None, {}, 0.0)
+
+
+def test_a_full_model_that_counting_beats_is_called_a_straw_man():
+    weak = made_with(full=[0.0, 0.1, 0.2, 0.1], floor=[0.1, 0.1, 0.3, 0.1])
+    strong = made_with(full=[0.5, 0.6, 0.7, 0.6], floor=[0.1, 0.1, 0.3, 0.1])
+
+    assert weak.best_floor == "Markov"
+    assert "0.1000 NDCG@10) is not shown to beat Markov (0.1500)" in weak.straw_man
+    assert strong.straw_man is None
 
 
 def test_conditions_must_name_what_is_measured():
