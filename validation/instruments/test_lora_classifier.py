@@ -20,7 +20,7 @@ from layerwise.models.lora_classifier import (
 )
 from layerwise.models.training import TrainingDivergedError
 
-RECIPE = ClassifierRecipe(learning_rate=1e-2, epochs=6, batch_size=8)
+RECIPE = ClassifierRecipe(learning_rate=2e-2, epochs=20, batch_size=8, patience=40)
 
 
 @pytest.fixture
@@ -89,7 +89,9 @@ def test_a_seed_gives_the_same_adapter_and_another_seed_another(base, tmp_path):
 def test_frozen_features_under_the_head_are_the_models_answers(base):
     asked = task(20)
 
-    torch.testing.assert_close(base.classifier(frozen_features(base, asked)), answers(base, asked))
+    with torch.inference_mode():
+        logits = base.classifier(frozen_features(base, asked))
+    torch.testing.assert_close(logits, answers(base, asked))
 
 
 def test_a_head_learns_what_the_frozen_features_hold_and_the_base_keeps_its_own(base):
@@ -98,7 +100,7 @@ def test_a_head_learns_what_the_frozen_features_hold_and_the_base_keeps_its_own(
 
     head, course = train_head(base, features, train, validation, RECIPE, seed=0)
 
-    assert min(course.validation.values()) < course.validation[6]
+    assert min(course.validation.values()) < course.validation[min(course.validation)]
     assert not torch.equal(head.weight, before)
     assert torch.equal(base.classifier.weight, before)
 
@@ -106,7 +108,7 @@ def test_a_head_learns_what_the_frozen_features_hold_and_the_base_keeps_its_own(
 def test_all_arms_take_the_same_number_of_updates(base, tmp_path):
     train, validation = task(), task(48, seed=1)
     features = frozen_features(base, train), frozen_features(base, validation)
-    patient = ClassifierRecipe(learning_rate=1e-4, epochs=2, batch_size=8)
+    patient = ClassifierRecipe(learning_rate=1e-4, epochs=2, batch_size=8, patience=4)
 
     lora = train_lora(base, train, validation, Lora(), patient, 0, tmp_path)
     _, head = train_head(base, features, train, validation, patient, 0)
