@@ -50,7 +50,8 @@ def test_your_own_claim_is_a_valid_declaration(tmp_path):
 
 
 def test_every_option_of_the_readme_exists():
-    sources = [path for folder in ("fixtures", "reports") for path in (README.parent / folder).glob("*.py")]
+    folders = ("fixtures", "reports", "layerwise/commands")
+    sources = [path for folder in folders for path in (README.parent / folder).glob("*.py")]
     known = set(re.findall(r'"(--[a-z-]+)"', "".join(path.read_text() for path in sources)))
 
     assert set(re.findall(r"(--[a-z-]+)", README.read_text())) <= known
