@@ -136,8 +136,8 @@ def page(result: Calibration) -> str:
         f"The share kept is put at 1 minus {MARGINS:g} times the accepted loss. *Not supported*: the loss does not "
         'pass. *Gate red*: it stops a run whose accepted verdict is "supported", as it must in '
         f"{_percent(FOUND)} where the claim fails when undecided. *Refuted*: the loss is proven; for that in "
-        f"{_percent(FOUND)} of the runs, the sample must grow by the last column. *False alarm*: the gate is red although "
-        "nothing is lost, after trainings anew; trainings that lie in the store give the same verdict again.",
+        f"{_percent(FOUND)} of the runs, the sample must grow by the last column. *False alarm*: the gate is red "
+        "although nothing is lost, after trainings anew; trainings in the store give the same verdict again.",
         _losses(result.claims),
         "## Not calibrated",
         _left(result.left),

@@ -13,8 +13,8 @@ HEAD = """\
 # The claims
 
 Every claim of the suite as `validation/claims.toml` declares it, controls first. This page is made from that file, by
-`python -m reports.claims_page > docs/claims.md`. What was found stands in [results.md](results.md), how a verdict comes about in
-[verdicts.md](verdicts.md).
+`python -m reports.claims_page > docs/claims.md`. What was found stands in [results.md](results.md), how a verdict comes about
+in [verdicts.md](verdicts.md).
 
 | claim | what is claimed | cases by tier |
 |---|---|---|
@@ -40,7 +40,8 @@ def section(name: str, cases: Cases) -> str:
     facts = [
         f"- *Source:* {escape(of.source)}",
         f"- *Refuted if* {escape(of.refuted_if)}",
-        f"- *Effect:* {of.effect}. Error rate {_alpha(cases):g}, split over the cases of a tier; undecided, it {undecided(of)}.",
+        f"- *Effect:* {of.effect}. Error rate {_alpha(cases):g}, split over the cases of a tier.",
+        f"- *Undecided,* it {undecided(of)}.",
     ]
     if of.control:
         facts.append(f"- *Control:* the verdict must be “{of.control}”; where it is not, no verdict of the run counts.")

@@ -33,8 +33,8 @@ class Declaration:
         open_low: Whether the bound itself is left out ("above" instead of "at_least"); `open_high` likewise.
         reason: Why the bounds stand where they stand.
         alpha: Share of the claim's error rate for this case: the claim's alpha over its number of cases in the tier.
-        on_inconclusive: "fail"; "warn"; or "fail-outside", where an undecided verdict fails if its estimate lies outside
-            the region, and warns otherwise.
+        on_inconclusive: "fail"; "warn"; or "fail-outside", where an undecided verdict fails if its estimate lies
+            outside the region, and warns otherwise.
         needs: What a machine must have that not every one has, such as a data set; empty without. Where it is absent,
             the case is not run, and fails no gate.
         control: The verdict that is known beforehand, for a control; empty for a claim. Where another one comes out,

@@ -133,7 +133,7 @@ def test_planted_loss_in_large_noise_turns_the_gate_red_undecided_and_asks_for_a
 
 
 def test_without_a_loss_a_claim_that_fails_outside_raises_no_alarm_where_one_that_fails_undecided_does(declared):
-    """By hand: with a standard error of about .07 (noise 1.5) a deciding interval reaches below 88 %, an estimate rarely."""
+    """By hand: with a standard error of .07 (noise 1.5) a deciding interval reaches below 88 %, an estimate rarely."""
     compact, full = pairs(noise=1.5)
     strict, outside = declared["quality", "a"], replace(declared["quality", "a"], on_inconclusive="fail-outside")
 
