@@ -13,8 +13,8 @@ HEAD = """\
 # The claims
 
 Every claim of the suite as `validation/claims.toml` declares it, controls first. This page is made from that file, by
-`python -m reports.claims_page > docs/claims.md`. What was found stands in [results.md](results.md), how a verdict comes about
-in [verdicts.md](verdicts.md).
+`python -m reports.claims_page > docs/claims.md`. What was found stands in [results.md](results.md), how a verdict comes
+about in [verdicts.md](verdicts.md).
 
 | claim | what is claimed | cases by tier |
 |---|---|---|
