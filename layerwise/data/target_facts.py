@@ -109,7 +109,7 @@ def _times(table: Interactions, at: IntArray, start: IntArray) -> dict[str, Floa
     if not table.has_clock:
         times = np.full(len(times), np.nan)
     first = np.full(table.num_items, np.inf)
-    np.minimum.at(first, table.items, times)
+    np.fmin.at(first, table.items, times)  # unlike minimum, silent about nan
     return {
         "gap": times[at] - times[at - 1],
         "visit": at - _visit_starts(times, table)[at] + 0 * times[at],

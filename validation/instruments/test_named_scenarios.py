@@ -68,21 +68,27 @@ EDGES = (
 )
 
 
+TOPS = {
+    "history": 300,
+    "visit": 80,
+    "position": 6,
+    "rating": 6,
+    "previous_rating": 6,
+    "lately": 20,
+    "shared": 2,
+    "favourite": 2,
+    "streak": 2,
+    "known_step": 3,
+}
+
+
 def random_facts(size=600):
+    """Values that fall into every band; those of which thirds are made differ from each other."""
     rng = np.random.default_rng(0)
-    top = {"history": 300, "gap": 200_000, "visit": 80, "span": 4e6, "moment": 2e7, "position": 6, "num_genres": 5}
-    values = {
-        name: rng.random(size)
-        if name in ("diversity", "taste", "familiarity")
-        else rng.integers(top.get(name, 6), size=size)
-        for name in TargetFacts.__dataclass_fields__
-        if name != "genres"
-    }
-    values |= {name: rng.integers(2, size=size) for name in ("shared", "favourite", "streak", "known_step")}
-    values["num_genres"] = rng.integers(1, 5, size=size)
-    values["moment"] = rng.permutation(size) * 5_000
-    for name in ("popularity", "age", "pace", "mean_rating"):
-        values[name] = rng.random(size)
+    values = {name: rng.permutation(size) for name in TargetFacts.__dataclass_fields__ if name != "genres"}
+    values |= {name: rng.integers(top, size=size) for name, top in TOPS.items()}
+    values |= {"gap": np.floor(10 ** rng.uniform(-1, 6, size)), "num_genres": rng.integers(1, 5, size=size)}
+    values |= {"moment": rng.permutation(size) * 5_000, "span": 10 ** rng.uniform(3, 7, size)}
     genres = {name: rng.random(size) < 0.3 for name in ("Drama", "War")}
     return TargetFacts(**{name: value.astype(np.float64) for name, value in values.items()}, genres=genres)
 
@@ -160,11 +166,8 @@ def split_with_targets(change):
     rng = np.random.default_rng(0)
     rows = []
     for user in range(90):
-        items = rng.permutation(50)[: rng.integers(22, 40)].tolist()
-        for place, item in enumerate(items):
-            rows.append(
-                [user, item, int(rng.integers(10**6, 10**7)) if not place else rows[-1][2] + 40, rng.integers(1, 6)]
-            )
+        items, start = rng.permutation(50)[: rng.integers(22, 40)].tolist(), int(rng.integers(10**6, 10**7))
+        rows += [[user, item, start + 40 * place, int(rng.integers(1, 6))] for place, item in enumerate(items)]
         if change:
             rows[-1][1], rows[-1][3] = 50 + user % 3, 6 - rows[-1][3]
     rows += [[90, item, item, 3] for item in range(53)]  # so that both have the same catalogue
@@ -172,10 +175,8 @@ def split_with_targets(change):
 
 
 def test_only_scenarios_that_say_so_look_at_the_target():
-    rng = np.random.default_rng(1)
-    categories = [
-        tuple(name for name in ("Drama", "War", "Crime") if rng.random() < 0.5) or ("War",) for _ in range(53)
-    ]
+    rng, names = np.random.default_rng(1), ("Drama", "War", "Crime")
+    categories = [tuple(name for name in names if rng.random() < 0.5) or ("War",) for _ in range(53)]
     one, other = (scenario_masks(target_facts(split_with_targets(change), categories)) for change in (False, True))
     changed = {name for name in one if not np.array_equal(one[name], other[name])}
 

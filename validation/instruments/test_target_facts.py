@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -36,11 +37,16 @@ def random_categories(split):
     return [tuple(name for name in GENRES if rng.random() < 0.35) for _ in range(split.table.num_items)]
 
 
+def entropy(counts):
+    shares = np.array(counts) / sum(counts)
+    return -(shares * np.log(shares)).sum()
+
+
 def counted(split, categories):
     """The facts by the definitions, one target after the other."""
     table, trained = split.table, [sequence.tolist() for sequence in split.train_sequences()]
     popular = Counter(item for sequence in trained for item in sequence)
-    steps = Counter(step for sequence in trained for step in zip(sequence, sequence[1:], strict=False))
+    steps = Counter(step for sequence in trained for step in pairwise(sequence))
     rows = []
     for user, at in zip(split.test.users, split.test.positions, strict=True):
         start = int(table.offsets[user])
@@ -52,15 +58,13 @@ def counted(split, categories):
         while visit < len(before) and times[-1 - visit] - times[-2 - visit] < 3600:
             visit += 1
         ever = Counter(name for item in before for name in categories[item])
-        lately = np.array([n for n in Counter(name for item in recent for name in categories[item]).values()])
+        lately = list(Counter(name for item in recent for name in categories[item]).values())
         rows.append(
             {
                 "history": len(before),
                 "taste": np.mean([np.log(1 + popular[item]) for item in recent]),
                 "previous_popularity": popular[before[-1]],
-                "diversity": -sum(n / lately.sum() * np.log(n / lately.sum()) for n in lately)
-                if len(lately)
-                else np.nan,
+                "diversity": entropy(lately) if lately else np.nan,
                 "gap": times[-1] - times[-2],
                 "visit": visit,
                 "pace": times[-2] - times[:-1][-RECENT:][0],
