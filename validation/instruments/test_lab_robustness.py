@@ -14,7 +14,7 @@ from layerwise.data.scenarios import SCENARIOS
 from layerwise.evaluation.quality import target_metrics, validation_ndcg
 from layerwise.evaluation.ranking import mean_by_user, ranking_metrics
 from layerwise.importance.scores import layer_scores
-from layerwise.lab import robustness
+from layerwise.lab import robustness, robustness_checks
 from layerwise.lab.experiments import (
     LayerScores,
     ModelQuality,
@@ -228,9 +228,41 @@ def test_the_shares_of_the_claims_are_those_of_the_tiers():
 # Checks
 
 
-def test_nothing_is_wrong_with_honest_noise(study):
-    for check in (*noise_checks(study, 0.4), target_check(study, "full"), target_check(study, "compact")):
-        assert check[0], check[1]
+def failed(checks):
+    return [words for ok, words in checks if not ok]
+
+
+def test_nothing_is_wrong_with_honest_noise_but_two_seeds_cannot_show_that_it_harms(study):
+    found = failed([*noise_checks(study, 0.4), target_check(study, "full"), target_check(study, "compact")])
+
+    assert [words.partition(",")[0] for words in found] == ["noise must harm"]
+
+
+def test_noise_that_is_none_is_no_test(study):
+    still = replace(study, tier=replace(study.tier, noise=(0.0,)))
+
+    assert "at 0% the full model loses +0 NDCG@10" in " ".join(failed(noise_checks(still, 0.4)))
+
+
+def test_less_noise_than_is_said_is_noticed(study, monkeypatch):
+    monkeypatch.setattr(
+        robustness_checks, "with_noisy_events", lambda split, share, seed: with_noisy_events(split, 0.2, 9)
+    )
+    found = " ".join(failed(noise_checks(replace(study, tier=replace(study.tier, name="other")), 0.4)))
+
+    assert "40% of the last 8 events must be replaced in what the models read: " in found
+    assert "the stored ranking of the full model with 40% noise must be what it gives" in found
+    assert "the stored ranking of the compact model with 40% noise must be what it gives" in found
+
+
+def test_values_of_other_targets_are_noticed(study, monkeypatch):
+    other = replace(study, tier=replace(study.tier, name="another"))
+    monkeypatch.setattr(Study, "target_ndcg", lambda *_: np.zeros((2, 120)))
+
+    assert (
+        "targets of the full model must have the means that its users have elsewhere" in target_check(other, "full")[1]
+    )
+    assert not target_check(other, "full")[0]
 
 
 # Scenarios
@@ -242,14 +274,14 @@ def found(study):
 
 
 def test_a_scenario_counts_its_users_alike(study, found):
-    one = next(one for one in found if one.scenario.name == "popular target")
-    masks, users = robustness.masks_of(study)["popular target"], study.split.test.users
-    full = np.stack([study.lab.get(TargetQuality(model)) for model in study.full()])
-    inside = np.unique(users[masks])
-    expected = [[seed[masks & (users == user)].mean() for user in inside] for seed in full]
+    one = next(one for one in found if one.effect and one.users < one.targets < len(study.split.test))
+    mask, users = robustness.masks_of(study)[one.scenario.name], study.split.test.users
+    inside = np.unique(users[mask])
 
-    assert (one.targets, one.users) == (masks.sum(), len(inside))
-    np.testing.assert_allclose(one.effect.full, expected)
+    assert (one.targets, one.users) == (mask.sum(), len(inside))
+    for values, models in ((one.effect.full, study.full()), (one.effect.compact, study.healed())):
+        seeds = [study.lab.get(TargetQuality(model)) for model in models]
+        np.testing.assert_allclose(values, [[seed[mask & (users == user)].mean() for user in inside] for seed in seeds])
 
 
 def test_scenarios_that_cannot_be_judged_stay_in_sight(found):
