@@ -37,7 +37,15 @@ from layerwise.lab.robustness import (
     training_noise,
 )
 from layerwise.lab.robustness_checks import noise_checks, target_check
-from layerwise.lab.robustness_tables import by_retention, not_run, scenario_figure, scenario_table
+from layerwise.lab.robustness_tables import (
+    by_retention,
+    noise_figure,
+    noise_table,
+    not_run,
+    scenario_figure,
+    scenario_table,
+    training_noise_table,
+)
 from layerwise.lab.store import Store
 from layerwise.lab.study import Study
 from layerwise.lab.tiers import TIERS, Subject, Tier
@@ -198,6 +206,28 @@ def test_training_noise_compares_tests_on_true_events(study):
 
     np.testing.assert_allclose(effect.values, full - compact)
     assert effect.values.shape == (2, 60)
+
+
+def test_the_table_of_a_noisy_log_has_both_arms_with_what_they_lose(study):
+    table = training_noise_table(study)
+    quality = study.quality(study.noisy_healed())["ndcg@10"].mean()
+
+    make_table(**table)
+    assert "with 30% of the training events replaced" in table["title"]
+    assert [row[0] for row in table["rows"]] == ["full", "compact"]
+    assert table["rows"][1][2].startswith(f"{quality:.4f} (")
+
+
+def test_table_and_figure_of_noise_have_every_level_and_the_clean_models(study):
+    table, figure = noise_table(study), noise_figure(study)
+    clean = study.quality(study.full())["ndcg@10"].mean()
+
+    make_table(**table)
+    make_figure(**figure)
+    assert [row[0] for row in table["rows"]] == ["0%", "10%", "40%"]
+    assert [series["x"] for series in figure["series"]] == [[0, 10, 40]] * 2
+    assert figure["series"][0]["y"][0] == pytest.approx(clean)
+    assert table["rows"][0][1].startswith(f"{clean:.4f} (")
 
 
 def test_a_tier_without_noise_in_training_says_so(study):
