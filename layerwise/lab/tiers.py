@@ -99,6 +99,8 @@ class Tier:
         depths: Numbers of layers that healed models keep where depths are compared.
         weighted_share: Share of the layers that is kept where weights of layers are compared: enough of them to differ.
         likes: Binary task on a pretrained text model; None where the tier has no text model.
+        noise: Shares of the events of histories that are replaced by random ones, at test time.
+        training_noise: Share of the training events that is replaced; None where no training has noise.
     """
 
     name: str
@@ -118,6 +120,8 @@ class Tier:
     depths: tuple[int, ...] = (1, 2, 3, 4, 6)
     weighted_share: float = 0.5
     likes: LikeTask | None = None
+    noise: tuple[float, ...] = (0.05, 0.1, 0.2)
+    training_noise: float | None = None
 
     @property
     def compared_shares(self) -> tuple[float, ...]:
@@ -137,7 +141,8 @@ class Tier:
     def on(self, dataset: str) -> "Tier":
         """The same tier on another of its datasets, where neither families nor rules are compared."""
         subjects = {subject.dataset: subject for subject in (self.subject, *self.elsewhere)}
-        return replace(self, subject=subjects[dataset], families=(), elsewhere=(), in_detail="", likes=None)
+        own = replace(self, subject=subjects[dataset], families=(), elsewhere=(), in_detail="")
+        return replace(own, likes=None, training_noise=None)
 
 
 # A cloze and a split sequence have fewer targets per window than a causal model, which predicts at every position.
@@ -209,6 +214,7 @@ TIERS = {
         importances=tuple(METHODS),
         elsewhere=(SMALL, BEAUTY),
         contested=(SMALL.dataset,),
+        training_noise=0.1,
     ),
     "text": Tier(
         name="text",

@@ -21,10 +21,12 @@ from layerwise.lab.experiments.likes import (
     like_tasks,
 )
 from layerwise.lab.experiments.models import Model, ScratchModel
+from layerwise.lab.experiments.noisy_training import NoisyModel, NoisyScores, NoisyStudent
 from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
 from layerwise.lab.experiments.quantized import QuantizedQuality
 from layerwise.lab.experiments.random_cuts import RandomCut, RandomCuts
+from layerwise.lab.experiments.robustness import NoisyQuality, TargetQuality
 from layerwise.lab.experiments.rule_cuts import RuleCuts
 from layerwise.lab.experiments.scores import LayerScores
 from layerwise.lab.experiments.shapley import LayerShapley
@@ -59,6 +61,10 @@ __all__ = [
     "LoraAdapter",
     "Model",
     "ModelQuality",
+    "NoisyModel",
+    "NoisyQuality",
+    "NoisyScores",
+    "NoisyStudent",
     "PointerChain",
     "Portrait",
     "Quality",
@@ -70,6 +76,7 @@ __all__ = [
     "RuleCuts",
     "ScratchModel",
     "Student",
+    "TargetQuality",
     "TaskImportance",
     "TaskImportances",
     "TrainingFree",
@@ -93,6 +100,10 @@ for _kind in (
     LayerShapley,
     LikeAnswers,
     LoraAdapter,
+    NoisyModel,
+    NoisyQuality,
+    NoisyScores,
+    NoisyStudent,
     Quality,
     QuantizedQuality,
     RandomCuts,
@@ -100,6 +111,7 @@ for _kind in (
     RuleCuts,
     ScratchModel,
     Student,
+    TargetQuality,
     TaskImportances,
     TrainingFree,
     TunedStudent,
