@@ -12,6 +12,7 @@ from layerwise.evaluation.side_by_side import FloatArray as Times
 from layerwise.evaluation.side_by_side import time_side_by_side
 from layerwise.evaluation.workloads import Scoring
 from layerwise.lab.exhibits import LEVEL, Check, best_floor
+from layerwise.lab.experiments import Model
 from layerwise.lab.experiments.tuned import RATES
 from layerwise.lab.speed_tables import scoring_inputs
 from layerwise.lab.spot_checks import data_check, ranking_check, training_check
@@ -91,6 +92,7 @@ def contest_checks(study: Study, families: Sequence[str] = (FAVOURITE,)) -> list
         ),
         *(learned_check(study, family) for family in arms),
         *(size_check(study, family) for family in arms if family != FAVOURITE),
+        *(tuning_check(study, family) for family in arms),
         *(ranking_check(study, arm, f"{family} model") for family, arm in arms.items()),
     ]
 
@@ -115,6 +117,24 @@ def size_check(study: Study, family: str) -> Check:
         f"{family} must have as many parameters as {FAVOURITE} within {TOLERANCE:.0%}: {layers:,} against "
         f"{own_layers:,} in the layers, {total:,} against {own_total:,} in all",
     )
+
+
+def tuning_check(study: Study, family: str) -> Check:
+    """Whether all models of a family have the learning rate that the tuning seed's validation prefers."""
+    models = study.matched(family)
+    found = {rate: best_validation(study, model) for rate, model in models[0].grid().items()}
+    chosen = {float(study.lab.course(model)["rate"]) for model in models}
+    best = max(found, key=found.__getitem__)
+    return (
+        chosen == {best},
+        f"all {family} models must have the learning rate that validation of seed {models[0].tuned_on} prefers, "
+        f"{best:g} times the recipe's: they have {' or '.join(f'{rate:g}' for rate in sorted(chosen))}",
+    )
+
+
+def best_validation(study: Study, model: Model) -> float:
+    """The best validation NDCG@10 in the course of a training."""
+    return float(max(study.lab.course(model)["validation_ndcg@10"].values()))
 
 
 def timing_check(study: Study, rival: str) -> Check:

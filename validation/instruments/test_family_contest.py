@@ -12,7 +12,7 @@ from layerwise.data.interactions import Interactions
 from layerwise.data.splits import leave_last_out
 from layerwise.evaluation.memory import count_parameters
 from layerwise.lab import family_contest
-from layerwise.lab.experiments import FloorQuality, Model, TunedModel
+from layerwise.lab.experiments import FloorQuality, Model, ScratchModel, TunedModel
 from layerwise.lab.family_contest import (
     FAVOURITE,
     OTHERS,
@@ -25,6 +25,7 @@ from layerwise.lab.family_contest import (
     per_millisecond,
     size_check,
     timing_check,
+    tuning_check,
 )
 from layerwise.lab.family_tables import costs_figure, costs_table, families_table, tuning_table
 from layerwise.lab.study import Study
@@ -45,8 +46,9 @@ TIMES = {"llama": 4.0, "qwen3": 5.0, "gpt2": 2.0, "bert": 3.0, "t5": 8.0}
 class Told:
     """A lab that was told the mean NDCG@10 of every family; two seeds have 0.9 and 1.1 times it, users 0.5 to 1.5."""
 
-    def __init__(self, means=MEANS, rates=(), epochs=(), floors=()):
+    def __init__(self, means=MEANS, rates=(), epochs=(), floors=(), preferred=()):
         self.means, self.rates, self.epochs, self.floors = means, dict(rates), dict(epochs), dict(floors)
+        self.preferred = dict(preferred)
 
     def get(self, experiment):
         if isinstance(experiment, Model):
@@ -63,6 +65,9 @@ class Told:
         return build_recommender(subject.family, 40, subject.max_length, subject.shape, 0)
 
     def course(self, model):
+        if isinstance(model, ScratchModel):
+            at = model.of.training.learning_rate / RECIPE.learning_rate
+            return {"validation_ndcg@10": {"2": 0.1, "8": 0.1 + (at == self.preferred.get(model.of.family, 1.0))}}
         rate, last = self.rates.get(model.of.family, 1.0), self.epochs.get(model.of.family, 8)
         found = {str(at): 0.1 + (at == rate) for at in (0.5, 1.0, 2.0)}
         return {"rate": rate, "validation_by_rate": found, "validation_ndcg@10": {"2": 0.1, str(last): 0.2}} | {
@@ -216,6 +221,15 @@ def test_a_family_that_does_not_beat_every_way_of_counting_is_told():
         in remark
     )
     assert over_training_free(study).estimate == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("stored", "preferred", "ok"), [(2.0, 2.0, True), (1.0, 2.0, False), (2.0, 0.5, False)])
+def test_a_rate_that_validation_does_not_prefer_spoils_the_comparison(stored, preferred, ok):
+    study = Told(rates={"bert": stored}, preferred={"bert": preferred}).study()
+
+    assert tuning_check(study, "bert")[0] == ok
+    assert tuning_check(study, "bert")[1].endswith(f"{preferred:g} times the recipe's: they have {stored:g}")
+    assert tuning_check(study, "t5")[0]
 
 
 def test_times_that_are_known_badly_spoil_quality_per_millisecond(clock, monkeypatch):
