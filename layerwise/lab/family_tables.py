@@ -7,7 +7,6 @@ import numpy as np
 
 from layerwise.data.arrays import FloatArray
 from layerwise.evaluation.memory import count_parameters
-from layerwise.evaluation.side_by_side import FloatArray as Times
 from layerwise.lab.exhibits import LEVEL, best_floor
 from layerwise.lab.experiments.tuned import RATES
 from layerwise.lab.family_contest import (
@@ -17,6 +16,7 @@ from layerwise.lab.family_contest import (
     epochs_run,
     first_model,
     megabytes,
+    milliseconds,
     over,
     over_training_free,
     scoring_times,
@@ -61,9 +61,9 @@ def tuning_table(study: Study) -> dict[str, Any]:
 
 def costs_table(study: Study) -> dict[str, Any]:
     """Quality per millisecond and per megabyte, and which families are better and faster at once."""
-    times, rows = scoring_times(study), []
+    times, means, rows = scoring_times(study), milliseconds(study), []
     for family in FAMILIES:
-        ndcg, ms, size = _ndcg(study, family), float(times[family].mean()), megabytes(study, family)
+        ndcg, ms, size = _ndcg(study, family), means[family], megabytes(study, family)
         slower = speedup(times[family], times[FAVOURITE])
         rows.append(
             [
@@ -74,7 +74,7 @@ def costs_table(study: Study) -> dict[str, Any]:
                 f"{1000 * ndcg / ms:.2f}",
                 f"{size:.3f}",
                 f"{1000 * ndcg / size:.1f}",
-                ", ".join(_better_and_faster(study, family, times)) or "none",
+                ", ".join(_better_and_faster(study, family, means)) or "none",
             ]
         )
     return {
@@ -96,7 +96,7 @@ def costs_table(study: Study) -> dict[str, Any]:
 
 def costs_figure(study: Study) -> dict[str, Any]:
     """Quality against latency, one mark per family."""
-    times, floor = scoring_times(study), best_floor(study)
+    means, floor = milliseconds(study), best_floor(study)
     return {
         "name": f"families-{study.subject.data_name}",
         "kind": "scatter",
@@ -104,9 +104,7 @@ def costs_figure(study: Study) -> dict[str, Any]:
         "x_label": f"ms per batch of {BATCH}",
         "y_label": "NDCG@10",
         "series_label": "family",
-        "series": [
-            {"label": family, "x": [float(times[family].mean())], "y": [_ndcg(study, family)]} for family in FAMILIES
-        ],
+        "series": [{"label": family, "x": [means[family]], "y": [_ndcg(study, family)]} for family in FAMILIES],
         "reference": {"label": f"best training-free: {floor[0]}", "value": float(floor[1].mean())},
     }
 
@@ -146,13 +144,9 @@ def _tuning_row(study: Study, family: str) -> list[str]:
     ]
 
 
-def _better_and_faster(study: Study, family: str, times: Mapping[str, Times]) -> list[str]:
+def _better_and_faster(study: Study, family: str, means: Mapping[str, float]) -> list[str]:
     """Families with a larger mean quality at a smaller mean time."""
-    return [
-        other
-        for other in FAMILIES
-        if _ndcg(study, other) > _ndcg(study, family) and times[other].mean() < times[family].mean()
-    ]
+    return [other for other in FAMILIES if _ndcg(study, other) > _ndcg(study, family) and means[other] < means[family]]
 
 
 def _ndcg(study: Study, family: str) -> float:

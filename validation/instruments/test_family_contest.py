@@ -88,14 +88,13 @@ class Told:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Blocks whose times lie 1 % below and above the family's own."""
+    """Blocks whose times are half and twice the family's own: the geometric mean is that."""
     monkeypatch.setattr(
-        family_contest, "time_side_by_side", lambda models, *_: {n: TIMES[n] * np.array([0.99, 1.01]) for n in models}
+        family_contest, "time_side_by_side", lambda models, *_: {n: TIMES[n] * np.array([0.5, 2.0]) for n in models}
     )
-    cached = family_contest.scoring_times
-    cached.cache_clear()
+    family_contest.scoring_times.cache_clear()
     yield
-    cached.cache_clear()
+    family_contest.scoring_times.cache_clear()
 
 
 # Who is compared
@@ -232,23 +231,32 @@ def test_a_rate_that_validation_does_not_prefer_spoils_the_comparison(stored, pr
     assert tuning_check(study, "t5")[0]
 
 
-def test_times_that_are_known_badly_spoil_quality_per_millisecond(clock, monkeypatch):
-    study = Told().study()
-    noisy = {**{n: np.full(2, ms) for n, ms in TIMES.items()}, "gpt2": np.array([1.0, 3.0])}
-
-    assert timing_check(study, "qwen3")[0]
+def test_a_ratio_of_times_that_is_known_badly_spoils_quality_per_millisecond(monkeypatch):
+    noisy = {name: np.full(2, ms) for name, ms in TIMES.items()} | {"gpt2": np.array([1.0, 4.0])}
     monkeypatch.setattr(family_contest, "scoring_times", lambda _: noisy)
+    study = Told().study()
+
     assert timing_check(study, "qwen3")[0]
     assert not timing_check(study, "gpt2")[0]
 
 
-def test_the_error_of_times_is_weighed_against_that_of_qualities_per_millisecond(clock):
-    """Of two blocks 1 % below and above, the mean has an error of 1 %."""
-    study = Told().study()
-    own = np.hypot(0.01 * 0.3 / 4, 0.01 * 0.2 / 5)
-    share = own / per_millisecond(study, "qwen3").summary.standard_error
+def test_what_slows_every_family_down_in_a_block_spoils_nothing(monkeypatch):
+    slowed = {name: ms * np.array([1.0, 3.0]) for name, ms in TIMES.items()}
+    monkeypatch.setattr(family_contest, "scoring_times", lambda _: slowed)
 
-    assert f"{share:.0%}" in timing_check(study, "qwen3")[1].rpartition(":")[2]
+    assert timing_check(Told().study(), "qwen3")[1].endswith(": 0%")
+
+
+def test_the_error_of_times_is_weighed_against_that_of_qualities_per_millisecond(monkeypatch):
+    """Two blocks whose log ratios lie .02 apart: the mean has an error of .01."""
+    apart = {name: np.full(2, ms) for name, ms in TIMES.items()}
+    apart["qwen3"] = 5.0 * np.exp([-0.01, 0.01])
+    monkeypatch.setattr(family_contest, "scoring_times", lambda _: apart)
+    study = Told().study()
+    share = 0.01 * 0.2 / 5 / per_millisecond(study, "qwen3").summary.standard_error
+
+    assert 0 < share < 1
+    assert timing_check(study, "qwen3")[1].endswith(f": {share:.0%}")
 
 
 @pytest.mark.parametrize(("rate", "told"), [(0.5, True), (1.0, False), (2.0, True)])
