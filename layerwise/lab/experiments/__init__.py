@@ -33,6 +33,7 @@ from layerwise.lab.experiments.shapley import LayerShapley
 from layerwise.lab.experiments.students import ModelQuality, Student, TunedStudent
 from layerwise.lab.experiments.tasks import TaskImportance, TaskImportances
 from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFree
+from layerwise.lab.experiments.tuned import TunedModel
 
 __all__ = [
     "ARMS",
@@ -80,6 +81,7 @@ __all__ = [
     "TaskImportance",
     "TaskImportances",
     "TrainingFree",
+    "TunedModel",
     "TunedStudent",
     "base_classifier",
     "closure",
