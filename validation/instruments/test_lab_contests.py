@@ -59,6 +59,7 @@ from layerwise.lab.experiments import (
     LayerShapley,
     LikeAnswers,
     Model,
+    NoisyQuality,
     Portrait,
     Quality,
     QuantizedQuality,
@@ -68,6 +69,7 @@ from layerwise.lab.experiments import (
     RuleCuts,
     ScratchModel,
     Student,
+    TargetQuality,
     TaskImportance,
     TaskImportances,
     TrainingFree,
@@ -173,7 +175,7 @@ class Answering:
         return SimpleNamespace(seconds=1.0)
 
 
-def made_up(experiment, rng, users=12):
+def made_up(experiment, rng, users=120):
     """A result of the right form; its numbers mean nothing."""
     match experiment:
         case Model():
@@ -181,6 +183,10 @@ def made_up(experiment, rng, users=12):
         case Quality() | FloorQuality() | QuantizedQuality():
             names = ("ndcg@5", "ndcg@10", "hr@10", "mrr", "last/ndcg@10")
             return {name: rng.uniform(0.3, 0.6, users) for name in names}
+        case TargetQuality():
+            return rng.uniform(0.3, 0.6, 5 * users)
+        case NoisyQuality():
+            return rng.uniform(0.3, 0.6, users)
         case Control():
             return {arm: rng.uniform(0.3, 0.6, 240) for arm in ("full", "compact")}
     layers = experiment.of.num_layers
