@@ -21,6 +21,7 @@ from layerwise.lab.experiments.likes import (
     like_tasks,
 )
 from layerwise.lab.experiments.models import Model, ScratchModel
+from layerwise.lab.experiments.own_adapter import FrozenArms, OwnAnswers, OwnTask, TunedArm, own_digest
 from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
 from layerwise.lab.experiments.quantized import QuantizedQuality
@@ -48,6 +49,7 @@ __all__ = [
     "Experiment",
     "FineTuned",
     "FloorQuality",
+    "FrozenArms",
     "FrozenFeatures",
     "GapRivals",
     "HealedModel",
@@ -73,10 +75,12 @@ __all__ = [
     "TaskImportance",
     "TaskImportances",
     "TrainingFree",
+    "TunedArm",
     "TunedStudent",
     "base_classifier",
     "closure",
     "like_tasks",
+    "own_digest",
     "weights_digest",
 ]
 
@@ -102,6 +106,7 @@ for _kind in (
     Student,
     TaskImportances,
     TrainingFree,
+    TunedArm,
     TunedStudent,
 ):
     _kind.code_digest()
