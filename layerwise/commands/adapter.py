@@ -23,6 +23,7 @@ from layerwise.statistics import ClassificationGain, Region, Verdict, judge
 
 ALPHA = 0.01  # chance of a false "supported", over all conditions of a run
 CLAIMED = {"accuracy": 3.0, "f1": 3.0, "auc-roc": 2.0}  # points of B - A, as the project claims; judged by default
+AHEAD = Region(low=0.0, open_low=True)  # of arm C, the cheapest rival, at all
 LEVEL = 0.95
 
 
@@ -183,7 +184,7 @@ def _judged(made: Compared, conditions: Mapping[str, float]) -> Compared:
     verdicts = {}
     for metric, points in conditions.items():
         verdicts[f"{metric}, B - A"] = judge(gain(made, metric, "A"), Region(low=points), alpha)
-        verdicts[f"{metric}, B - C"] = judge(gain(made, metric, "C"), Region(low=0.0, open_low=True), alpha)
+        verdicts[f"{metric}, B - C"] = judge(gain(made, metric, "C"), AHEAD, alpha)
     return replace(made, remarks=(*made.remarks, *_chance_remarks(made)), verdicts=verdicts)
 
 

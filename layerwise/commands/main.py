@@ -83,6 +83,7 @@ def _inspect(options: argparse.Namespace, console: Console, command: str) -> int
 
 
 def _adapter(options: argparse.Namespace, console: Console, command: str) -> int:
+    transformers_logging.set_verbosity_error()  # a new head is no news here: whether it is replaced is checked
     if options.out:
         refuse_used(options.out)
     names = ("model", "adapter", "data", "liked_from", "max_tokens", "batch")

@@ -35,6 +35,7 @@ from layerwise.lab.experiments import (
     ModelQuality,
     PointerChain,
     Portrait,
+    QuantizedLikes,
     QuantizedQuality,
     RandomCut,
     RandomCuts,
@@ -46,6 +47,7 @@ from layerwise.lab.experiments import (
     TaskImportances,
     TrainingFree,
     TunedStudent,
+    why_no_nf4,
 )
 from layerwise.lab.lab import Lab
 from layerwise.lab.tiers import Subject, Tier
@@ -245,6 +247,21 @@ class Study:
         task, seeds = self.tier.likes, self.tier.seeds
         return [LikeAnswers(task, seed, seeds[0]) for seed in seeds] if task else []
 
+    def few_bits(self) -> list[Answers]:
+        """What LoRA answers in full precision, INT8 and INT4, and trained on NF4; one per seed, empty without these.
+
+        Nothing is made where bitsandbytes cannot work: `why_no_nf4` says why.
+        """
+        wanted = self._few_bits()
+        self.prepare(wanted)
+        return [self.lab.get(one) for one in wanted]
+
+    def _few_bits(self) -> list[QuantizedLikes]:
+        task, seeds = self.tier.likes, self.tier.seeds
+        if task is None or why_no_nf4(self.lab.device.type):
+            return []
+        return [QuantizedLikes(task, seed, seeds[0]) for seed in seeds]
+
     def model(self, model: Model) -> Recommender:
         """The model itself."""
         self.prepare([model])
@@ -268,6 +285,7 @@ class Study:
             *(experiment for cell in self.cells().values() for experiment in cell._retention()),
             *(experiment for family in self.tier.families for experiment in self.of(family)._comparisons()),
             *self._likes(),
+            *self._few_bits(),
             *(self._contests() if self.tier.families else ()),
             *(experiment for at in self._contested() for experiment in at._rivals()),
             *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),

@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -33,20 +34,30 @@ from layerwise.lab.experiments import own_adapter
 from layerwise.lab.experiments.likes import base_classifier, like_tasks
 from layerwise.lab.lab import Lab
 from layerwise.lab.store import Store
+from layerwise.lab.tiers import LIKES
 from layerwise.models import own_arms
 from layerwise.models.classifier import ClassifierRecipe, in_batches, text_logits
 from layerwise.models.lora_arms import arm_checks
 from layerwise.models.lora_classifier import Lora, frozen_features, lora_arms, train_lora
 from layerwise.models.own_arms import facts_checks, facts_of
+from layerwise.statistics import Region
 
 USERS, EVENTS = 30, 12
 WORDS = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", ":", "next", "Next", "good", "bad"),
     *("red", "blue", "sun", "moon", "sea", "sky", "hill"),
 ]
-TITLES = [f"{colour} {thing}" for thing in WORDS[-5:] for colour in ("red", "blue")]
+TITLES = [f"{thing} {colour}" for thing in WORDS[-5:] for colour in ("red", "blue")]
 SIZES = {"vocab_size": len(WORDS), "max_position_embeddings": 64}
 RECIPE = ClassifierRecipe(learning_rate=2e-2, epochs=6, batch_size=16, patience=9)
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Times of toys say nothing; one learning rate for arm C will do."""
+    monkeypatch.setattr(own_adapter, "BLOCKS", 2)
+    monkeypatch.setattr(own_adapter, "SECONDS", 0.1)
+    monkeypatch.setattr(command, "LIKES", replace(LIKES, head_rates=(1e-2,), per_user=(8, 4, 4)))
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +183,12 @@ def mine(adapters, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-def test_an_adapter_that_learned_is_ahead_and_its_arms_are_honest(bases, adapters, data, lab, family):
+def test_an_adapter_that_learned_answers_and_its_arms_are_honest(bases, adapters, data, lab, family):
     made = compared(Brought(str(bases(family)), str(adapters(family)), str(data)), lab)
 
     assert made.flaws == []
-    assert gain(made, "auc-roc", "A").estimate > 5
+    assert command.level(made, "B", "auc-roc").estimate > 75
+    assert gain(made, "auc-roc", "A").estimate > 0
     assert set(made.verdicts) == {f"{name}, B - {over}" for name in ("accuracy", "f1", "auc-roc") for over in "AC"}
 
 
@@ -232,9 +244,11 @@ def test_the_command_prints_and_keeps_arms_verdicts_speed_and_its_limits(run, tm
         assert part in report
 
 
-@pytest.mark.parametrize(("asked", "status"), [("auc-roc=-99", 1), ("auc-roc=99", 1)])
-def test_exit_status_says_whether_what_was_asked_for_is_shown(run, asked, status):
-    assert run("bert", "--at-least", asked)[0] == status
+def test_exit_status_says_whether_what_was_asked_for_is_shown(run, monkeypatch):
+    assert run("bert", "--at-least", "auc-roc=99")[0] == 1
+
+    monkeypatch.setattr(command, "AHEAD", Region(low=-100.0))  # C is as good: the toy needs no LoRA
+    assert run("bert", "--at-least", "auc-roc=-99")[0] == 0
 
 
 def test_a_second_run_reads_the_store_and_another_adapter_at_the_same_place_does_not(run, mine, monkeypatch):

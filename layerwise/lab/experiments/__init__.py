@@ -23,6 +23,7 @@ from layerwise.lab.experiments.likes import (
 from layerwise.lab.experiments.models import Model, ScratchModel
 from layerwise.lab.experiments.own_adapter import FrozenArms, OwnAnswers, OwnTask, TunedArm, own_digest
 from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
+from layerwise.lab.experiments.qlora import FORMATS, QloraAdapter, QuantizedLikes, format_models, why_no_nf4
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
 from layerwise.lab.experiments.quantized import QuantizedQuality
 from layerwise.lab.experiments.random_cuts import RandomCut, RandomCuts
@@ -36,6 +37,7 @@ from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFre
 __all__ = [
     "ARMS",
     "FLOOR",
+    "FORMATS",
     "PARTS",
     "RULES",
     "Answers",
@@ -63,7 +65,9 @@ __all__ = [
     "ModelQuality",
     "PointerChain",
     "Portrait",
+    "QloraAdapter",
     "Quality",
+    "QuantizedLikes",
     "QuantizedQuality",
     "RandomCut",
     "RandomCuts",
@@ -79,9 +83,11 @@ __all__ = [
     "TunedStudent",
     "base_classifier",
     "closure",
+    "format_models",
     "like_tasks",
     "own_digest",
     "weights_digest",
+    "why_no_nf4",
 ]
 
 for _kind in (
@@ -97,7 +103,9 @@ for _kind in (
     LayerShapley,
     LikeAnswers,
     LoraAdapter,
+    QloraAdapter,
     Quality,
+    QuantizedLikes,
     QuantizedQuality,
     RandomCuts,
     RemovalDamage,
