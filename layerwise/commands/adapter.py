@@ -203,7 +203,7 @@ def _chance_remarks(made: Compared) -> list[str]:
 
 
 CHANCE = {
-    "A": "a head that grew up with tuned features may say nothing on frozen ones, so that B - A flatters LoRA; see B - C",
+    "A": "a head that grew up with tuned features may say nothing on frozen ones, so that B - A flatters it; see B - C",
     "B": "the head may never have been trained, or the adapter learned from another kind of prompt",
 }
 

@@ -147,7 +147,7 @@ def _share(text: str) -> float:
 
 def _points(text: str) -> tuple[str, float]:
     """A condition in points, such as "accuracy=3"."""
-    name, mark, bound = text.partition("=")
+    name, _, bound = text.partition("=")
     try:
         return name.lower(), float(bound)
     except ValueError:
@@ -215,8 +215,8 @@ def _add_adapter(commands: Any) -> None:
     parser = commands.add_parser(
         "adapter",
         help="show what an own LoRA adapter of a sequence classifier does to the features of its base",
-        description="Asks the frozen base with the adapter's head (A), the LoRA-tuned base with the same head (B) and the "
-        "frozen base with a head trained here (C) which items the newest test users will like.",
+        description="Asks the frozen base with the adapter's head (A), the LoRA-tuned base with the same head (B) and "
+        "the frozen base with a head trained here (C) which items the newest test users will like.",
         epilog="exit status: 0 done, and all that --at-least asks for is shown; 1 some is not; 2 it cannot be done",
     )
     parser.add_argument("--model", required=True, metavar="PATH_OR_ID", help="base that the adapter was trained on")
@@ -240,8 +240,8 @@ def _add_adapter(commands: Any) -> None:
         action="append",
         default=[],
         metavar="METRIC=POINTS",
-        help="by how much B must be shown to be ahead of A, and ahead of C at all, at an error rate of 1 %%: accuracy, f1 "
-        "or auc-roc; may be repeated (default: 3, 3 and 2 points are judged, and nothing is required)",
+        help="by how much B must be shown to be ahead of A, and ahead of C at all, at an error rate of 1 %%: "
+        "accuracy, f1 or auc-roc; may be repeated (default: 3, 3 and 2 points are judged, and nothing is required)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for a report")
     _add_places(parser)

@@ -1,4 +1,4 @@
-"""Does an adapter that somebody brings belong to a base, and does it bring a trained head? Asked before weights are read.
+"""Does an adapter that somebody brings belong to a base, and does it bring a trained head? Asked without its weights.
 
 The comparison of a LoRA-tuned classifier with its frozen base means something only for a sequence classifier whose head
 was saved with the adapter: with a random head both arms answer at random.
@@ -55,8 +55,8 @@ def adapter_fields(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"expected a LoRA adapter (peft_type LORA) in {folder}, got peft_type {kind}")
     if task != "SEQ_CLS":
         raise ValueError(
-            f"expected an adapter of a sequence classifier (task_type SEQ_CLS) in {folder}, got task_type {task}; train "
-            "it with LoraConfig(task_type='SEQ_CLS'), which also saves the head"
+            f"expected an adapter of a sequence classifier (task_type SEQ_CLS) in {folder}, got task_type {task}; "
+            "train it with LoraConfig(task_type='SEQ_CLS'), which also saves the head"
         )
     return fields
 
@@ -103,13 +103,15 @@ def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
     Raises:
         FileNotFoundError: If there is none.
     """
+    advice = "put the base's tokenizer files (tokenizer.save_pretrained) into its folder"
     try:
-        return AutoTokenizer.from_pretrained(base, trust_remote_code=False)  # type: ignore[no-any-return]
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:  # whatever a broken folder provokes
-        raise FileNotFoundError(
-            f"{base} has no tokenizer that can be read ({str(error).splitlines()[0]:.120}); put the base's "
-            "tokenizer files (tokenizer.save_pretrained) into its folder"
-        ) from error
+        why = str(error).partition("\n")[0]
+        raise FileNotFoundError(f"{base} has no tokenizer that can be read ({why:.120}); {advice}") from error
+    if not tokenizer("good", add_special_tokens=False)["input_ids"]:  # transformers makes up one without any word
+        raise FileNotFoundError(f"{base} has no tokenizer that can be read (it knows no words); {advice}")
+    return tokenizer
 
 
 def padding_of(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[int, str | None]:

@@ -27,7 +27,7 @@ Told = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Facts:
-    """What remains of a model that was freed: sha256 of its head and of its features, and whether it carried adapters."""
+    """What remains of a model that was freed: sha256 of head and of features, and whether it carried adapters."""
 
     head: str
     features: str
@@ -105,9 +105,7 @@ def answered(model: nn.Module, task: Task, pad: int, batch: int, told: Told = la
     return in_batches(answer, task.lengths, batch)
 
 
-def features_of(
-    model: PreTrainedModel, task: Task, pad: int, batch: int, told: Told = lambda _: None
-) -> Tensor:
+def features_of(model: PreTrainedModel, task: Task, pad: int, batch: int, told: Told = lambda _: None) -> Tensor:
     """What the head of a classifier is given, *num_examples x hidden*, in fp32; the model itself pools."""
     with headless(model):
         return answered(model, task, pad, batch, told)

@@ -63,6 +63,8 @@ __all__ = [
     "LoraAdapter",
     "Model",
     "ModelQuality",
+    "OwnAnswers",
+    "OwnTask",
     "PointerChain",
     "Portrait",
     "QloraAdapter",

@@ -188,7 +188,7 @@ def own_digest(base_digest: str, adapter: str | Path) -> str:
 def times_of(model: nn.Module, task: Task, pad: int) -> dict[str, Any]:
     """Median ms of a batch of real prompts in each of ten blocks, and what clock told it.
 
-    Only one model is alive, so that none can be timed in turn with another: a machine that drifts shows as a difference.
+    Only one model is alive, so that none is timed in turn with another: a machine that drifts shows as a difference.
 
     Raises:
         ValueError: If a timed answer is not that of an untimed call.
