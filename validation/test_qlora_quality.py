@@ -1,6 +1,6 @@
 """QLoRA: "NF4 with LoRA on all linear layers matches 16-bit fine-tuning".
 
-Where it stands: Dettmers et al. 2023 (QLoRA), section 4; a case of the LoRA comparison of the Layerwise Adapter project.
+Where it stands: Dettmers et al. 2023 (QLoRA), section 4; a case of the project's LoRA comparison.
 An adapter trained on a base in NF4 that loses more than 2 points of accuracy against one trained on the base in full
 precision, with the same seeds, batches and learning rate, refutes it. Where bitsandbytes cannot work it is not run.
 """

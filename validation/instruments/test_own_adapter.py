@@ -58,6 +58,8 @@ RECIPE = ClassifierRecipe(learning_rate=2e-2, epochs=4, batch_size=16, patience=
 def brief(monkeypatch):
     """Times of toys say nothing; one learning rate for arm C will do."""
     monkeypatch.setattr(own_adapter, "BLOCKS", 2)
+    monkeypatch.setattr(own_adapter, "WARMUP", 2)
+    monkeypatch.setattr(own_adapter, "INPUTS", 2)
     monkeypatch.setattr(own_adapter, "SECONDS", 0.1)
     monkeypatch.setattr(command, "LIKES", replace(LIKES, head_rates=(1e-2,), per_user=(8, 4, 4)))
 
@@ -254,19 +256,22 @@ def test_exit_status_says_whether_what_was_asked_for_is_shown(run, monkeypatch):
     assert run("bert", "--at-least", "auc-roc=-99")[0] == 0
 
 
-def test_a_second_run_reads_the_store_and_another_adapter_at_the_same_place_does_not(run, mine, monkeypatch):
+def test_a_second_run_reads_the_store(run, monkeypatch):
+    first, loads = run("bert"), []
+    monkeypatch.setattr(own_adapter, "base_classifier", lambda *given: loads.append(given))
+
+    assert run("bert") == first
+    assert loads == []
+
+
+def test_another_adapter_at_the_same_place_is_another_task(bases, mine, data):
     folder = mine()
-    run("bert", adapter=folder)
-    loads, load = [], own_adapter.base_classifier
-    monkeypatch.setattr(own_adapter, "base_classifier", lambda *given: loads.append(1) or load(*given))
+    before, _ = task_of(brought(bases("bert"), folder, data))
 
-    run("bert", adapter=folder)
-    before = len(loads)
-    weights = load_file(folder / "adapter_model.safetensors")
-    save_file({name: 1.01 * weight for name, weight in weights.items()}, folder / "adapter_model.safetensors")
-    run("bert", adapter=folder)
+    reweighted(lambda weights: {name: 1.01 * weight for name, weight in weights.items()})(folder)
+    after, _ = task_of(brought(bases("bert"), folder, data))
 
-    assert (before, len(loads)) == (0, 2)
+    assert before.weights != after.weights
 
 
 def test_an_adapter_that_was_never_trained_does_not_count(run, bases, tmp_path):
@@ -399,11 +404,12 @@ def test_an_adapter_of_another_architecture_is_refused(run, bases, adapters):
     assert "they are not all in" in words
 
 
-def test_another_base_of_the_same_shapes_is_told(run, bases):
-    status, words = run("gpt2", model=bases("gpt2", seed=5))
+def test_another_base_of_the_same_shapes_is_told(bases, adapters, data):
+    _, remarks = task_of(brought(bases("gpt2", seed=5), adapters("gpt2"), data))
+    _, own = task_of(brought(bases("gpt2"), adapters("gpt2"), data))
 
-    assert status == 0
-    assert "but only the same weights make the comparison fair" in words
+    assert "but only the same weights make the comparison fair" in remarks[0]
+    assert own == remarks[1:]
 
 
 def test_a_base_with_weights_below_its_head_that_no_file_holds_does_not_count(run, adapters, bases, tmp_path):
@@ -468,23 +474,23 @@ def test_a_name_on_the_hub_without_a_network_says_which_folder_to_give(run):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    "error",
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), "try --batch 24"),
-        (MemoryError(), "try --batch 24"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "try --batch 24"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
     ],
 )
-def test_out_of_memory_says_which_batch_to_try(run, mine, monkeypatch, error, said):
+def test_out_of_memory_says_which_batch_to_try(run, mine, monkeypatch, error):
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(own_arms, "text_logits", fails)
+    monkeypatch.setattr(own_adapter, "base_classifier", fails)
 
     status, words = run("bert", "--batch", 48, adapter=mine())
 
     assert status == 2
-    assert said in words
+    assert "out of memory with 48 prompts at a time: try --batch 24" in words
     assert "shorter prompts (--max-tokens)" in memory_advice(Brought("m", "a", "d", batch=1))
 
 
@@ -492,7 +498,7 @@ def test_another_runtime_error_is_not_taken_for_want_of_memory(run, mine, monkey
     def fails(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(own_arms, "text_logits", fails)
+    monkeypatch.setattr(own_adapter, "base_classifier", fails)
 
     with pytest.raises(RuntimeError, match="mat1"):
         run("bert", "--batch", 47, adapter=mine())

@@ -26,7 +26,7 @@ from layerwise.models.own_adapter import CONFIG, WEIGHTS
 from layerwise.models.own_arms import Facts, adapted, answered, facts_of, features_of, free, head_copy
 from layerwise.models.prompts import padded
 
-BATCH, INPUTS, BLOCKS, SECONDS = 16, 8, 10, 20.0  # of the timing: prompts, different batches, blocks, at most
+BATCH, INPUTS, BLOCKS, WARMUP, SECONDS = 16, 8, 10, 10, 20.0  # of the timing: prompts, batches, blocks, rounds, at most
 SHARES = (0.1, 0.5, 0.6)  # of the work before training, validation and test prompts are read
 
 
@@ -197,7 +197,7 @@ def times_of(model: nn.Module, task: Task, pad: int) -> dict[str, Any]:
     timer = default_timer(inputs[0]["input_ids"].device)
     with torch.inference_mode():
         arm = AuditedModel("timed", model, inputs, synchronised(timer, inputs[0]["input_ids"].device))
-        turns = time_in_turn([arm], len(inputs), BLOCKS, 10, None, SECONDS)
+        turns = time_in_turn([arm], len(inputs), BLOCKS, WARMUP, None, SECONDS)
     if arm.difference > 1e-3 * max(1.0, arm.scale):
         raise ValueError(f"timed answers differ from untimed ones by {arm.difference:.3g}; is the machine sound?")
     rows = len(inputs[0]["input_ids"])
