@@ -8,8 +8,8 @@ from typing import IO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from layerwise.data.arrays import FloatArray
 from layerwise.lab.experiments import FrozenArms, OwnAnswers, OwnTask, TunedArm, own_digest, weights_digest
 from layerwise.lab.lab import Lab
 from layerwise.lab.progress import Board
@@ -70,16 +70,26 @@ class Compared:
     verdicts: Mapping[str, Verdict]
 
     @property
-    def probability(self) -> dict[str, FloatArray]:
+    def probability(self) -> dict[str, NDArray[np.float64]]:
         """Of a like, arm -> *examples*."""
         found = self.frozen.probability | self.tuned.probability
         return {arm: found[arm].astype(np.float64) for arm in ("A", "B", "C")}
 
     @property
+    def labels(self) -> NDArray[np.float64]:
+        """Whether the candidate was liked, *examples*."""
+        return self.frozen.labels.astype(np.float64)
+
+    @property
+    def users(self) -> NDArray[np.float64]:
+        """User code, *examples*."""
+        return self.frozen.users.astype(np.float64)
+
+    @property
     def checks(self) -> list[Check]:
         """What must hold before B - A says what LoRA did to the features."""
-        facts = [self.frozen.facts("base"), self.tuned.facts("base again"), self.frozen.facts("A")]
-        return facts_checks(*facts, self.tuned.facts("B"))
+        frozen, tuned = self.frozen, self.tuned
+        return facts_checks(frozen.facts("base"), tuned.facts("base again"), frozen.facts("A"), tuned.facts("B"))
 
     @property
     def flaws(self) -> list[str]:
@@ -157,8 +167,8 @@ def checked(conditions: Mapping[str, float]) -> dict[str, float]:
 
 def gain(made: Compared, metric: str, over: str) -> ClassificationGain:
     """How many points of a metric arm B is ahead of another arm; the interval is over users, not over trainings."""
-    found, frozen = made.probability, made.frozen
-    return ClassificationGain(found["B"][None], found[over][None], frozen.labels, frozen.users, metric)
+    found = made.probability
+    return ClassificationGain(found["B"][None], found[over][None], made.labels, made.users, metric)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -210,6 +220,5 @@ CHANCE = {
 
 def level(made: Compared, arm: str, metric: str) -> ClassificationGain:
     """A metric of one arm in points: what it is ahead of an answer that is always wrong, whose every metric is 0."""
-    frozen = made.frozen
-    wrong = (1 - frozen.labels).astype(np.float64)[None]
-    return ClassificationGain(made.probability[arm][None], wrong, frozen.labels, frozen.users, metric)
+    wrong = 1 - made.labels[None]
+    return ClassificationGain(made.probability[arm][None], wrong, made.labels, made.users, metric)

@@ -55,7 +55,7 @@ def report_of(made: Compared, brought: Brought, command: str) -> str:
 
 
 def _quality(made: Compared) -> TableOf:
-    labels = made.frozen.labels
+    labels = made.labels
     majority = classification_metrics(np.ones_like(labels), labels)
     rows = []
     for metric in METRICS:
@@ -63,7 +63,7 @@ def _quality(made: Compared) -> TableOf:
         gains = [_told(gain(made, metric, over), "{:+.1f}") for over in ("A", "C")]
         rows.append([metric, *arms, *gains, f"{100 * majority[metric]:.1f}"])
     columns = ["metric, %", *NAMES.values(), "B - A, points", "B - C, points", "all called likes"]
-    users = len(np.unique(made.frozen.users))
+    users = len(np.unique(made.users))
     return f"Like or dislike: {len(labels):,} examples of {users} users, 95 % intervals over users", columns, rows
 
 
