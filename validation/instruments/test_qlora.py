@@ -4,12 +4,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
 
 from layerwise.compression.quantize import nf4_quantized, serialised_bytes
-from layerwise.lab import qlora_tables
+from layerwise.lab import like_tables, qlora_tables
 from layerwise.lab.experiments import FORMATS, QloraAdapter, QuantizedLikes, qlora, why_no_nf4
 from layerwise.lab.experiments.likes import Answers
 from layerwise.lab.lab import Lab
@@ -19,21 +20,21 @@ from layerwise.lab.tiers import LIKES, TIERS
 from layerwise.models.classifier import ClassifierRecipe, in_batches, probabilities, text_logits
 from layerwise.models.lora_classifier import Lora, Task, train_lora, with_adapter
 
-RECIPE = ClassifierRecipe(learning_rate=2e-2, epochs=10, batch_size=8, patience=40)
+RECIPE = ClassifierRecipe(learning_rate=2e-2, epochs=12, batch_size=8, patience=40)
 NEEDS_NF4 = pytest.mark.skipif(why_no_nf4() is not None, reason=str(why_no_nf4()))
 
 
 @pytest.fixture
 def base():
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = BertConfig(
         vocab_size=20, max_position_embeddings=16, **sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
     return BertForSequenceClassification(config).eval()
 
 
-def task(count=72, seed=0):
+def task(count=96, seed=0):
     """Whether token 3 is in the prompt."""
     rng = np.random.default_rng(seed)
     prompts = [[2, *rng.integers(4, 20, size=rng.integers(2, 8)).tolist()] for _ in range(count)]
@@ -54,13 +55,13 @@ def test_lora_learns_on_an_nf4_base_and_leaves_its_codes_alone(base, tmp_path):
     packed = nf4_quantized(base)
     before = {name: weight.clone() for name, weight in packed.state_dict().items()}
 
-    train_lora(packed, task(), task(24, seed=1), Lora(rank=4, alpha=8), RECIPE, 0, tmp_path)
+    train_lora(packed, task(), task(48, seed=1), Lora(rank=4, alpha=8), RECIPE, 0, tmp_path)
     tuned = with_adapter(packed, tmp_path)
 
     assert right(tuned, task(200, seed=2)) > 0.8
     assert all(torch.equal(weight, before[name]) for name, weight in packed.state_dict().items())
     codes = [name for name, weight in tuned.state_dict().items() if weight.dtype == torch.int8]
-    assert len(codes) == 6
+    assert len(codes) == 2 * 6
     assert serialised_bytes(packed) < serialised_bytes(base) / 2
 
 
@@ -143,3 +144,46 @@ def test_checks_name_too_few_seeds_and_answers_of_another_model():
     assert failed([*sound[:4], answers(4, apart=0.1)]) == [
         "LoRA's answers must be those of the comparison with the frozen base: 0.1 apart"
     ]
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A task of likes on colours, and a folder with a text model that knows their names."""
+    rng, words = np.random.default_rng(0), ["red", "blue", "sun", "moon", "next", "good", "bad", ",", ":"]
+    rows = [
+        (user, item, 30 * time + user, 1 + 4 * (item % 2))
+        for user in range(30)
+        for time, item in enumerate(rng.permutation(12))
+    ]
+    pd.DataFrame(rows, columns=["user", "item", "timestamp", "rating"]).to_csv(
+        tmp_path / "interactions.csv", index=False
+    )
+    titles = [f"{thing} {colour}" for thing in ("sun", "moon") for colour in ("red", "blue")] * 3
+    pd.DataFrame({"item_id": range(12), "title": titles}).to_csv(tmp_path / "items.csv", index=False)
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    BertTokenizer(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "base")
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=14, **sizes)).save_pretrained(tmp_path / "base")
+    recipe = replace(RECIPE, epochs=1, batch_size=32)
+    of = {"dataset": str(tmp_path), "base": str(tmp_path / "base"), "max_tokens": 12, "recipe": recipe}
+    return replace(LIKES, **of, rates=(1e-2,), head_rates=(1e-2,))
+
+
+@NEEDS_NF4
+def test_formats_are_compared_on_the_answers_of_lora_itself(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(qlora_tables, "BLOCKS", 2)
+    monkeypatch.setattr(qlora_tables, "SECONDS", 0.1)
+    monkeypatch.setattr(like_tables, "BATCH", 4)
+    tier = replace(TIERS["standard"], likes=toy, seeds=(0,))
+    study = Study(tier, Lab(Store.at(tmp_path / "store")), lambda _: None)
+
+    table = qlora_tables.format_table(study)
+
+    assert [row[0] for row in table["rows"]] == list(FORMATS)
+    assert all(len(row) == len(table["columns"]) for row in table["rows"])
+    stored = [int(row[5].replace(",", "")) for row in table["rows"]]
+    assert stored[0] > stored[1] == max(stored[1:3])
+    assert stored[0] > stored[3]
+    failed = [sentence for holds, sentence in qlora_tables.format_checks(study) if not holds]
+    assert failed == ["1 independent trainings; a claim about a method needs at least 5"]
+    assert np.isfinite(qlora_tables.format_gain(study, "accuracy").estimate)
