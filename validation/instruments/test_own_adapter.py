@@ -222,17 +222,21 @@ def test_features_computed_in_place_are_those_of_a_copy_and_the_head_returns(bas
     assert base.classifier is head
 
 
+def classifiers():
+    """Which sequence classifiers are alive, by their number in memory."""
+    gc.collect()
+    found = (one for one in gc.get_objects() if isinstance(one, PreTrainedModel))
+    return {id(one) for one in found if "SequenceClassification" in type(one).__name__}
+
+
 def test_one_model_at_most_is_alive(bases, adapters, data, tmp_path, monkeypatch):
-    alive, answer = [], text_logits
+    alive, answer, others = [], text_logits, classifiers()
 
     def watched(model, *more):
-        gc.collect()
-        found = [one for one in gc.get_objects() if isinstance(one, PreTrainedModel) and hasattr(one, "num_labels")]
-        alive.append(len({id(one) for one in found if "SequenceClassification" in type(one).__name__}))
+        alive.append(len(classifiers() - others))
         return answer(model, *more)
 
     monkeypatch.setattr(own_arms, "text_logits", watched)
-    gc.collect()
 
     compared(brought(bases("bert"), adapters("bert"), data, batch=999), Lab(Store.at(tmp_path)))
 

@@ -20,7 +20,7 @@ from layerwise.lab.tiers import LIKES, TIERS
 from layerwise.models.classifier import ClassifierRecipe, in_batches, probabilities, text_logits
 from layerwise.models.lora_classifier import Lora, Task, train_lora, with_adapter
 
-RECIPE = ClassifierRecipe(learning_rate=2e-2, epochs=12, batch_size=8, patience=40)
+RECIPE = ClassifierRecipe(learning_rate=2e-2, epochs=14, batch_size=16, patience=40)
 NEEDS_NF4 = pytest.mark.skipif(why_no_nf4() is not None, reason=str(why_no_nf4()))
 
 
@@ -178,12 +178,13 @@ def test_formats_are_compared_on_the_answers_of_lora_itself(toy, tmp_path, monke
     study = Study(tier, Lab(Store.at(tmp_path / "store")), lambda _: None)
 
     table = qlora_tables.format_table(study)
+    like_tables.rebuilt_arms.cache_clear()  # it would keep this toy's models alive
 
     assert [row[0] for row in table["rows"]] == list(FORMATS)
     assert all(len(row) == len(table["columns"]) for row in table["rows"])
-    stored = [int(row[5].replace(",", "")) for row in table["rows"]]
-    assert stored[0] > stored[1] == max(stored[1:3])
-    assert stored[0] > stored[3]
+    stored, packed = ([int(row[column].replace(",", "")) for row in table["rows"]] for column in (5, 6))
+    assert stored[0] == max(stored)
+    assert packed[0] > packed[1] > packed[2]  # torchao keeps a byte per 4-bit value
     failed = [sentence for holds, sentence in qlora_tables.format_checks(study) if not holds]
     assert failed == ["1 independent trainings; a claim about a method needs at least 5"]
     assert np.isfinite(qlora_tables.format_gain(study, "accuracy").estimate)
