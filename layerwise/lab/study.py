@@ -258,7 +258,7 @@ class Study:
 
     def _few_bits(self) -> list[QuantizedLikes]:
         task, seeds = self.tier.likes, self.tier.seeds
-        if task is None or why_no_nf4(self.lab.device.type):
+        if task is None or why_no_nf4():
             return []
         return [QuantizedLikes(task, seed, seeds[0]) for seed in seeds]
 

@@ -211,7 +211,7 @@ class Claims:
     def __init__(self, study):
         self._study, self.reports = study, []
         declared = read_declarations(VALIDATION / "claims.toml").declared(study.tier.name)
-        self._declared = {case: one for case, one in declared.items() if not case[0].startswith("lora-")}
+        self._declared = {case: one for case, one in declared.items() if not case[0].startswith(("lora-", "qlora-"))}
 
     def pytest_configure(self, config):
         config.addinivalue_line("markers", "claim(name): as in the reports' plugin")

@@ -69,8 +69,11 @@ def test_lora_learns_on_an_nf4_base_and_leaves_its_codes_alone(base, tmp_path):
     ("broken", "said"),
     [
         (None, "bitsandbytes is not installed"),
-        (NotImplementedError("no kernel for this processor\nmore"), "has no NF4 for cpu: no kernel for this processor"),
-        (0.5, "has a wrong NF4 for cpu: numbers move by 0.50"),
+        (
+            NotImplementedError("no kernel for this processor\nmore"),
+            "has no NF4 for this processor: no kernel for this processor",
+        ),
+        (0.5, "has a wrong NF4 for this processor: numbers move by 0.50"),
     ],
 )
 def test_where_bitsandbytes_cannot_work_the_reason_is_said_and_nothing_is_made(monkeypatch, tmp_path, broken, said):

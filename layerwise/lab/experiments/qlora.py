@@ -158,18 +158,22 @@ def nf4_base(lab: Bench, of: OfNF4) -> PreTrainedModel:
 
 
 @cache
-def why_no_nf4(device: str = "cpu") -> str | None:
-    """Why 4-bit weights cannot be used on a device, None where they can: a few are quantised and turned back."""
+def why_no_nf4() -> str | None:
+    """Why 4-bit weights cannot be used here, None where they can: a few are quantised and turned back on the CPU."""
     if bitsandbytes is None:
         return "bitsandbytes is not installed; install it with: pip install 'layerwise[quantize]'"
     try:
-        numbers = torch.linspace(-1, 1, 64, device=device)[None]
+        numbers = torch.linspace(-1, 1, 64)[None]
         codes, state = bitsandbytes.functional.quantize_4bit(numbers, blocksize=64, quant_type="nf4")
         apart = float((bitsandbytes.functional.dequantize_4bit(codes, state) - numbers).abs().max())
     except (RuntimeError, NotImplementedError, AttributeError, ValueError, OSError) as error:
-        return f"bitsandbytes {bitsandbytes.__version__} has no NF4 for {device}: {str(error).splitlines()[0]:.120}"
+        return (
+            f"bitsandbytes {bitsandbytes.__version__} has no NF4 for this processor: {str(error).splitlines()[0]:.120}"
+        )
     if apart > LARGEST_GAP:
-        return f"bitsandbytes {bitsandbytes.__version__} has a wrong NF4 for {device}: numbers move by {apart:.2f}"
+        return (
+            f"bitsandbytes {bitsandbytes.__version__} has a wrong NF4 for this processor: numbers move by {apart:.2f}"
+        )
     return None
 
 
