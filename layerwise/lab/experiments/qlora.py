@@ -162,18 +162,15 @@ def why_no_nf4() -> str | None:
     """Why 4-bit weights cannot be used here, None where they can: a few are quantised and turned back on the CPU."""
     if bitsandbytes is None:
         return "bitsandbytes is not installed; install it with: pip install 'layerwise[quantize]'"
+    name = f"bitsandbytes {bitsandbytes.__version__}"
     try:
         numbers = torch.linspace(-1, 1, 64)[None]
         codes, state = bitsandbytes.functional.quantize_4bit(numbers, blocksize=64, quant_type="nf4")
         apart = float((bitsandbytes.functional.dequantize_4bit(codes, state) - numbers).abs().max())
     except (RuntimeError, NotImplementedError, AttributeError, ValueError, OSError) as error:
-        return (
-            f"bitsandbytes {bitsandbytes.__version__} has no NF4 for this processor: {str(error).splitlines()[0]:.120}"
-        )
+        return f"{name} has no NF4 for this processor: {str(error).splitlines()[0]:.120}"
     if apart > LARGEST_GAP:
-        return (
-            f"bitsandbytes {bitsandbytes.__version__} has a wrong NF4 for this processor: numbers move by {apart:.2f}"
-        )
+        return f"{name} has a wrong NF4 for this processor: numbers move by {apart:.2f}"
     return None
 
 
