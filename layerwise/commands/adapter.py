@@ -117,7 +117,7 @@ def task_of(brought: Brought) -> tuple[OwnTask, list[str]]:
         LIKES, dataset=brought.data, base=base, liked_from=brought.liked_from, max_tokens=brought.max_tokens
     )
     weights = own_digest(weights_digest(base), adapter)
-    remarks = [remark for remark in (name_remark(fields, brought.model), padding) if remark]
+    remarks = [remark for remark in (name_remark(fields, brought.model, base), padding) if remark]
     return OwnTask(likes, adapter, pad, brought.batch, weights), remarks
 
 

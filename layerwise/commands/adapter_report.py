@@ -17,7 +17,8 @@ LIMITS = (
     "one adapter was judged: the intervals say what it is worth for other users, not what another training would give",
     "the prompts are this suite's (good Toy Story (1995), bad Congo (1995), Next: Heat (1995)); an adapter that "
     "learned from another kind of prompt is judged on foreign ones, C is trained on these",
-    "models were timed one after another, so that memory for one is enough; a difference of a few percent may be drift",
+    "models were timed one after another, so that memory for one is enough; a difference within the range of the "
+    "blocks may be drift of a busy machine",
 )
 TableOf = tuple[str, list[str], list[list[str]]]
 

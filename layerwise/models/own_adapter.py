@@ -86,14 +86,19 @@ def check_belongs(config: PretrainedConfig, folder: str | Path, base: str) -> No
     _check_shapes(needed, all_shapes, saved, folder, base)
 
 
-def name_remark(fields: Mapping[str, Any], base: str) -> str | None:
-    """A sentence where an adapter names another base than the one it is put on; weights may fit by accident."""
+def name_remark(fields: Mapping[str, Any], *names: str) -> str | None:
+    """A sentence where an adapter names another base than the one it is put on; weights may fit by accident.
+
+    Args:
+        fields: The adapter's configuration.
+        names: What the base is called: as it was given, and where it was found.
+    """
     named = str(fields.get("base_model_name_or_path") or "")
-    if not named or _last(named) == _last(base):
+    if not named or _last(named) in map(_last, names):
         return None
     return (
-        f"the adapter was trained on {named!r} and is compared on {base!r}: all shapes fit, but only the same weights "
-        "make the comparison fair"
+        f"the adapter was trained on {named!r} and is compared on {names[0]!r}: all shapes fit, but only the same "
+        "weights make the comparison fair"
     )
 
 

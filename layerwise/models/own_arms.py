@@ -51,8 +51,8 @@ def facts_checks(base: Facts, again: Facts, frozen: Facts, tuned: Facts) -> list
     return [
         (
             base.features == again.features,
-            "the base lacks weights below the head, such as a pooler, and gets random ones that the adapter never saw; "
-            "take the checkpoint that the adapter was trained on",
+            "every weight of the base below its head must come from its checkpoint; one that is missing there, such as "
+            "a pooler, is drawn at random, and the adapter never saw it: take the checkpoint that it was trained on",
         ),
         (not (frozen.adapters or tuned.adapters), "both arms must be plain models without adapters beside weights"),
         (frozen.head == tuned.head, f"both arms must have the same head: sha256 {_two(frozen.head, tuned.head)}"),

@@ -41,6 +41,7 @@ from layerwise.models import own_arms
 from layerwise.models.classifier import ClassifierRecipe, in_batches, text_logits
 from layerwise.models.lora_arms import arm_checks
 from layerwise.models.lora_classifier import Lora, frozen_features, lora_arms, train_lora
+from layerwise.models.own_adapter import name_remark
 from layerwise.models.own_arms import facts_checks, facts_of
 from layerwise.statistics import Region
 
@@ -416,6 +417,15 @@ def test_another_base_of_the_same_shapes_is_told(bases, adapters, data):
     assert own == remarks[1:]
 
 
+def test_a_base_is_known_by_its_name_and_by_its_place():
+    fields = {"base_model_name_or_path": "org/Small-Model"}
+
+    assert name_remark(fields, "small-model", "/models/x") is None
+    assert name_remark(fields, "mine", "/models/small-model/") is None
+    assert name_remark({}, "mine") is None
+    assert "'org/Small-Model' and is compared on 'mine'" in name_remark(fields, "mine", "/models/x")
+
+
 def test_a_base_with_weights_below_its_head_that_no_file_holds_does_not_count(run, adapters, bases, tmp_path):
     """A masked language model has no pooler; the one that the classifier gets is drawn."""
     folder = shutil.copytree(bases("bert"), tmp_path / "masked")
@@ -425,7 +435,7 @@ def test_a_base_with_weights_below_its_head_that_no_file_holds_does_not_count(ru
     status, words = run("bert", model=folder)
 
     assert status == 0
-    assert "nothing of this counts: the base lacks weights below the head, such as a pooler" in words
+    assert "nothing of this counts: every weight of the base below its head must come from its checkpoint" in words
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
