@@ -39,6 +39,7 @@ from layerwise.lab.experiments import (
     NoisyStudent,
     PointerChain,
     Portrait,
+    QuantizedLikes,
     QuantizedQuality,
     RandomCut,
     RandomCuts,
@@ -52,6 +53,7 @@ from layerwise.lab.experiments import (
     TrainingFree,
     TunedModel,
     TunedStudent,
+    why_no_nf4,
 )
 from layerwise.lab.lab import Lab
 from layerwise.lab.tiers import Subject, Tier
@@ -294,6 +296,21 @@ class Study:
         task, seeds = self.tier.likes, self.tier.seeds
         return [LikeAnswers(task, seed, seeds[0]) for seed in seeds] if task else []
 
+    def few_bits(self) -> list[Answers]:
+        """What LoRA answers in full precision, INT8 and INT4, and trained on NF4; one per seed, empty without these.
+
+        Nothing is made where bitsandbytes cannot work: `why_no_nf4` says why.
+        """
+        wanted = self._few_bits()
+        self.prepare(wanted)
+        return [self.lab.get(one) for one in wanted]
+
+    def _few_bits(self) -> list[QuantizedLikes]:
+        task, seeds = self.tier.likes, self.tier.seeds
+        if task is None or not self.tier.few_bits or why_no_nf4():
+            return []
+        return [QuantizedLikes(task, seed, seeds[0]) for seed in seeds]
+
     def model(self, model: Model) -> Recommender:
         """The model itself."""
         self.prepare([model])
@@ -318,6 +335,7 @@ class Study:
             *(experiment for family in self.tier.families for experiment in self.of(family)._comparisons()),
             *self._noisy_trainings(),
             *self._likes(),
+            *self._few_bits(),
             *(self._contests() if self.tier.families else ()),
             *(experiment for at in self._contested() for experiment in at._rivals()),
             *(experiment for at in self._matched() for experiment in at._matched_families()),
