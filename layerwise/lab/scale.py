@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import pickle
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -121,6 +122,9 @@ def measured(source: str, stages: Sequence[str] = tuple(STAGES)) -> dict[str, An
                 run, [Path(folder) / need for need in stage.needs], Path(folder) / name
             )
             found |= facts
+            cost = found["stages"][name]
+            words = f"{cost['cpu']:.1f} s ({cost['wall']:.1f} s by the wall clock), {cost['peak'] / 1e9:.2f} GB"
+            print(f"{found['source']}, {name}: {words}", file=sys.stderr, flush=True)
     return found
 
 
