@@ -42,7 +42,7 @@ from layerwise.models.training import Loss, Recipe, next_item_loss, train
 
 SHAPE, LENGTH, BATCH = Shape(num_layers=2, hidden=64, intermediate=172, num_heads=2), 20, 128
 NEGATIVES = 256
-SCORED, HEALED = 512, 8 * BATCH  # users that score the layers, and that heal: 8 steps
+SCORED, HEALED = 256, 4 * BATCH  # users that score the layers, and that heal: 4 steps
 EPOCH = Recipe(epochs=1, learning_rate=1e-3, batch_size=BATCH, evaluate_every=1)
 
 

@@ -176,6 +176,28 @@ def test_a_run_that_cannot_use_its_cluster_ends_with_one_sentence(pytester, opti
     result.stderr.fnmatch_lines([said])
 
 
+def test_an_experiment_that_loses_its_worker_again_and_again_ends_the_run(subject, tmp_path, monkeypatch):
+    crew, begun = cluster.Cluster(Lab(Store(tmp_path)), "head:1", 1), []
+    monkeypatch.setattr(crew, "begin", lambda *experiment: begun.append(experiment))
+    for _ in range(cluster.LOSSES):
+        crew._again(ScratchModel(subject, 0, 3), "key", OSError("gone"))
+
+    with pytest.raises(RuntimeError, match="llama with 3 layers, seed 0 lost its worker 4 times"):
+        crew._again(ScratchModel(subject, 0, 3), "key", OSError("gone"))
+
+    assert len(begun) == cluster.LOSSES
+
+
+def test_a_result_that_another_machine_stored_is_awaited_and_missed(tmp_path, monkeypatch):
+    (tmp_path / "model" / "key").mkdir(parents=True)
+    cluster._await(tmp_path / "model" / "key")
+    monkeypatch.setattr(cluster, "SEEN_WITHIN", 0.0)
+
+    for missing in (tmp_path / "model" / "other", tmp_path / "nothing" / "key"):
+        with pytest.raises(RuntimeError, match="not to be seen here after 0 s"):
+            cluster._await(missing)
+
+
 def test_answer_of_a_node_that_shares_the_store_is_nothing(tmp_path):
     with nodes.question(tmp_path) as folder:
         assert nodes.answer(str(folder), "node") == ""
