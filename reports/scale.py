@@ -92,7 +92,7 @@ def figure(runs: Sequence[Mapping[str, Any]]) -> Figure:
         line = [math.exp(level + slope * (math.log(one) - middle)) for one in users]
         axes.plot(users, line, color=colour(index), linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel="users", ylabel="seconds")
-    axes.set_xticks(users, [f"{one / THOUSAND:.0f}k" for one in users])
+    axes.set_xticks(users, [f"{one / THOUSAND:.3g}k" for one in users])
     axes.xaxis.set_minor_formatter(NullFormatter())
     drawing.legend(loc="outside lower center", ncols=1, fontsize=9)
     return drawing

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging as transformers_logging
 
 from layerwise.compression.compact import compact_model
 from layerwise.compression.distill import Distillation, distillation_loss
@@ -161,6 +162,7 @@ def _in_a_fork(
 
 def _timed(run: Callable[..., Any], inputs: Sequence[Path], output: Path | None, answers: "SimpleQueue[Any]") -> None:
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
     values = [_read(path) for path in inputs]
     CLEAR.write_text(RESET_PEAK)
     cpu, wall = time.process_time(), time.perf_counter()
