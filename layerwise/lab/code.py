@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
@@ -26,8 +27,7 @@ def code_digest(*names: str, root: Path = PACKAGE_FOLDER.parent) -> str:
         raise ValueError("code_digest needs at least one module or package, such as 'layerwise.models'")
     digest = hashlib.sha256()
     for path in sorted({path for name in names for path in _sources(name, root)}):
-        tree = _WithoutBareStrings().visit(ast.parse(path.read_bytes(), filename=str(path)))
-        digest.update(repr((path.relative_to(root).as_posix(), _structure(tree))).encode("utf-8"))
+        digest.update(_content(path.relative_to(root).as_posix(), path.read_bytes(), str(path)))
     return digest.hexdigest()
 
 
@@ -60,13 +60,30 @@ def with_imports(*names: str, root: Path = PACKAGE_FOLDER.parent, beside: str = 
 def _imports(name: str, root: Path) -> set[str]:
     """Modules below `root` that a module's source imports anywhere in it."""
     (path,) = _sources(name, root)
-    imported = set()
-    for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
+    named = _named_in(path.read_bytes(), str(path))
+    return {module for module in named if root.joinpath(*module.split(".")).with_suffix(".py").is_file()}
+
+
+# Kinds of experiments share most of their modules, and each is parsed once.
+
+
+@lru_cache(maxsize=1024)
+def _content(name: str, source: bytes, path: str) -> bytes:
+    """A module's name and what it does."""
+    tree = _WithoutBareStrings().visit(ast.parse(source, filename=path))
+    return repr((name, _structure(tree))).encode("utf-8")
+
+
+@lru_cache(maxsize=1024)
+def _named_in(source: bytes, path: str) -> frozenset[str]:
+    """What a source imports, modules or parts of them."""
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(source, filename=path)):
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {module for module in imported if root.joinpath(*module.split(".")).with_suffix(".py").is_file()}
+    return frozenset(imported)
 
 
 def _sources(name: str, root: Path) -> list[Path]:

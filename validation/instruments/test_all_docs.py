@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from layerwise.commands import compress, main
-from layerwise.lab.engine import closure
+from layerwise.lab.experiments import closure
 from layerwise.models.families import Shape
 from layerwise.models.recommender import build_recommender
 from reports.claims_page import page
@@ -24,7 +24,7 @@ SEVERAL = re.compile(r"\b(tox run -e|python -m|layerwise|pytest) [^`\n]*")
 
 def commands(path):
     """Every command in a page's code, in blocks and within lines."""
-    text = path.read_text()
+    text = path.read_text().replace("\\\n", " ")  # a command may go on in the next line
     code = [*re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL), *re.findall(r"`([^`\n]+)`", text)]
     lines = [line.partition("  #")[0].strip() for part in code for line in part.splitlines()]
     return [part.strip() for line in lines for part in line.split("&&") if SEVERAL.match(part.strip())]
