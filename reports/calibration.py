@@ -69,6 +69,9 @@ class Work:
 def planned(parts: Sequence[Part], claims: Path) -> tuple[list[Work], list[Left]]:
     """What can be calibrated of these reports, and what is left out, with the reason.
 
+    Evidence is only what worlds are made of. The region and what an undecided verdict does are those of the claims file
+    as it is, so that evidence from before a change of a declaration serves, too.
+
     Args:
         parts: Reports with evidence. A case whose evidence an earlier one holds too is not repeated.
         claims: The claims file.
@@ -101,8 +104,8 @@ def _fingerprint(record: Record) -> str:
 
 def _evidence_of(record: Record, declaration: Declaration | None, folder: Path) -> tuple[Effect | None, str]:
     """The effect of a case that can be calibrated, or None and the reason."""
-    if declaration is None or record.declaration != declaration.digest:
-        return None, "judged under another declaration than the one in claims.toml"
+    if declaration is None:
+        return None, "no longer declared in claims.toml"
     if declaration.control:
         return None, "a control: its verdict is known beforehand"
     effect = read_evidence(folder, record.evidence, record.text, declaration.effect)

@@ -1,19 +1,16 @@
 """What kind of thing an item is: its categories, such as the genres of a film, from the item file beside the events."""
 
 from collections import Counter
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, distribution
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from layerwise.data.arrays import IntArray, StrArray
-from layerwise.data.readers import RECBOLE_FILES
+from layerwise.data.items import item_file, read_items
 
 UNKNOWN = -1
-COLUMNS = ("categories", "genres", "class", "category")
-ITEM_FILES = ("*.item", "items.parquet", "items.csv", "movies.csv")
 NOTHING = {"", "(no genres listed)", "unknown", "nan", "None", "<NA>"}
 
 
@@ -21,32 +18,38 @@ def item_categories(source: str | Path, item_ids: StrArray) -> list[tuple[str, .
     """Categories of every item, in the order of `item_ids`; empty for an item that has none.
 
     Args:
-        source: What `load_interactions` was given; the item file lies beside the events: RecBole `.item`, or
-            `items` or `movies` as CSV or Parquet, with an id and a column of categories.
+        source: What `load_interactions` was given; see `item_file`.
         item_ids: Original ids as text, *num_items*.
 
     Returns:
         One tuple per item, or None where there is no item file, no such column in it, or nothing in the column.
 
     Raises:
-        ValueError: If the item file cannot be read, or its ids are none of `item_ids`.
+        ValueError: If the item file cannot be read or has no column of ids, or its ids are none of `item_ids`.
     """
-    path = _item_file(source)
+    path = item_file(source)
     if path is None:
         return None
-    frame = _read(path)
-    plain = {column.lower().partition(":")[0]: column for column in frame.columns}
-    column = next((plain[name] for name in COLUMNS if name in plain), None)
-    key = next((plain[name] for name in ("item_id", "movieid", "itemid") if name in plain), None)
-    if column is None or key is None:
-        return None
-    marks = " " if path.suffix == ".item" else "|;,"
-    by_id = {str(item): _parts(value, marks) for item, value in zip(frame[key], frame[column], strict=True)}
+    items = read_items(path)
+    by_id = dict(zip(items["item_id"], categories_of(items, path), strict=True))
     if not any(by_id.values()):
         return None
     if not any(str(item) in by_id for item in item_ids):
         raise ValueError(f"no item of {path} is among the {len(item_ids)} items of the events; do the ids agree?")
     return [by_id.get(str(item), ()) for item in item_ids]
+
+
+def categories_of(items: pd.DataFrame, path: Path) -> list[tuple[str, ...]]:
+    """Categories of every row of `read_items`, empty where there are none.
+
+    Text is divided at blanks in RecBole's files, elsewhere at the first of "|", ";" and "," that the column has
+    anywhere: where it has "|", a comma is part of a name.
+    """
+    if "categories" not in items:
+        return [()] * len(items)
+    cells = items["categories"].tolist()
+    mark = _mark(cells, " " if path.suffix == ".item" else "|;,")
+    return [_parts(cell, mark) for cell in cells]
 
 
 def rarest_category(categories: Sequence[Sequence[str]]) -> tuple[IntArray, list[str]]:
@@ -67,32 +70,15 @@ def rarest_category(categories: Sequence[Sequence[str]]) -> tuple[IntArray, list
     return np.array([UNKNOWN if name is None else code[name] for name in chosen], dtype=np.int64), names
 
 
-def _item_file(source: str | Path) -> Path | None:
-    if str(source) in RECBOLE_FILES:
-        events = RECBOLE_FILES[str(source)]
-        try:
-            path = Path(str(distribution("recbole").locate_file(events))).with_suffix(".item")
-        except PackageNotFoundError:
-            return None
-        return path if path.is_file() else None
-    folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    return next((path for pattern in ITEM_FILES for path in sorted(folder.glob(pattern))), None)
+def _mark(cells: Iterable[object], marks: str) -> str | None:
+    """The first of the marks that any text among the cells has."""
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    return next((mark for mark in marks if any(mark in text for text in texts)), None)
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        separator = "\t" if path.suffix == ".item" else ","
-        return pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig", quotechar='"', keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}") from error
-
-
-def _parts(value: object, marks: str) -> tuple[str, ...]:
-    """Categories in a cell: a list, or text that the first of the marks found in it divides."""
-    if isinstance(value, str):
-        mark = next((mark for mark in marks if mark in value), None)
-        value = value.split(mark) if mark else [value]
-    parts = value if isinstance(value, (list, tuple, np.ndarray)) else ()
+def _parts(cell: object, mark: str | None) -> tuple[str, ...]:
+    """Categories in a cell: a list, or text divided at the mark."""
+    if isinstance(cell, str):
+        cell = cell.split(mark) if mark else [cell]
+    parts = cell if isinstance(cell, (list, tuple, np.ndarray)) else ()
     return tuple(part for part in (str(part).strip() for part in parts) if part not in NOTHING)

@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from layerwise.data import amazon, grouplens, readers
-from layerwise.data.categories import _item_file, _read, item_categories
+from layerwise.data.categories import categories_of
 from layerwise.data.downloads import obtain
 from layerwise.data.folders import located, own_folder
 from layerwise.data.interactions import Interactions
+from layerwise.data.items import item_file, read_items
 from layerwise.data.releases import RELEASES, Layout, Release
-from layerwise.data.titles import _IDS, _TITLES, item_titles
+from layerwise.data.titles import titles_of
 
 Reader = Callable[[Path], pd.DataFrame]
 _EVENTS: Mapping[Layout, Reader] = {
@@ -86,16 +86,9 @@ def _events_of(release: Release) -> Path:
 
 def _beside(source: str) -> pd.DataFrame:
     """The item file beside the events of a folder or file."""
-    path = _item_file(source)
+    path = item_file(source)
     if path is None:
         raise FileNotFoundError(f"no item file for {source!r}: expected one beside its events, such as items.csv")
-    frame = _read(path)
-    plain = {column.lower().partition(":")[0]: column for column in frame.columns}
-    key = next((plain[name] for name in _IDS if name in plain), None)
-    if key is None:
-        raise ValueError(f"{path} needs a column of ids, one of {', '.join(_IDS)}; it has {list(frame.columns)}")
-    ids = frame[key].astype(str).to_numpy(np.str_)
-    is_titled = any(frame[plain[name]].fillna("").astype(bool).any() for name in _TITLES if name in plain)
-    titles = item_titles(source, ids) if is_titled else [""] * len(ids)
-    categories = item_categories(source, ids) or [()] * len(ids)
-    return pd.DataFrame({"item_id": ids, "title": titles, "categories": categories})
+    items = read_items(path)
+    columns = {"item_id": items["item_id"], "title": titles_of(items), "categories": categories_of(items, path)}
+    return pd.DataFrame(columns)

@@ -271,6 +271,14 @@ class Study:
             *(self._contests() if self.tier.families else ()),
             *(experiment for at in self._contested() for experiment in at._rivals()),
             *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),
+            *(self._cuts() if self.tier.importances else ()),
+            *self._controls(PointerChain),
+            *self._controls(IdentityLayers),
+        ]
+
+    def _cuts(self) -> list[Experiment]:  # type: ignore[type-arg]
+        """What the cuts of the tier's own subject are judged by."""
+        return [
             *(ModelQuality(full) for full in self.full()),
             *(ModelQuality(shallow) for shallow in self.shallow()),
             *(ModelQuality(healed) for healed in self.healed()),
@@ -280,8 +288,6 @@ class Study:
             *(LayerScores(full, method) for method in self.tier.importances for full in self.full()),
             *(ModelQuality(compact) for by in RULES for compact in self.compact(by)),
             *(FloorQuality(self.subject, name) for name in FLOOR),
-            *self._controls(PointerChain),
-            *self._controls(IdentityLayers),
         ]
 
     def _cut_rules(self) -> tuple[str, ...]:

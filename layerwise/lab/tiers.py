@@ -88,7 +88,8 @@ class Tier:
         selected_by: Method that chooses the kept layers.
         families: Those whose compact models are judged without any training, with every rule of `rules`.
         rules: Ways to choose the kept layers that are compared there.
-        importances: Methods that score the layers of the full models; see `layer_scores`.
+        importances: Methods that score the layers of the full models; see `layer_scores`. Without any, no full model is
+            cut: the subject serves the controls alone.
         rivals: Ways to choose the kept layers that `selected_by` is to beat.
         shares: Shares of the layers that untrained cuts keep.
         in_detail: Family whose cuts are compared for every share, and healed too; those of the others for `kept`.
@@ -208,6 +209,14 @@ TIERS = {
         importances=tuple(METHODS),
         elsewhere=(SMALL, BEAUTY),
         contested=(SMALL.dataset,),
+    ),
+    "text": Tier(
+        name="text",
+        subject=SUBJECT,
+        seeds=(0, 1, 2, 3, 4),
+        kept=0.25,
+        selected_by="empirical-fisher",
+        importances=(),
         likes=LIKES,
     ),
 }

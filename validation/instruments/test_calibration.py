@@ -16,6 +16,7 @@ from reports.judged import judged
 from reports.ledger import settle
 from reports.publish import publish
 from reports.records import Record
+from reports.replay import read_part
 from reports.run import Context, Run
 
 CLAIMS = """
@@ -134,6 +135,24 @@ def test_a_direction_has_no_margin_and_no_planted_loss(declared):
     effect = MeanDifference(np.random.default_rng(0).standard_normal((2, 30)), "x")
 
     assert case_rates("quick", declared["bands", "a"], effect, 0.1, worlds=1).planted is None
+
+
+def test_a_declaration_that_changed_after_the_run_is_calibrated_as_it_is_now(root, report, few_worlds):
+    claims = root / "validation" / "claims.toml"
+    claims.write_text(CLAIMS.replace('on_inconclusive = "warn"', 'on_inconclusive = "fail"'), encoding="utf-8")
+
+    work, _ = calibration.planned([read_part(report)], claims)
+
+    assert [w.declaration.on_inconclusive for w in work if w.declaration.claim == "bands"] == ["fail"]
+
+
+def test_a_case_that_is_no_longer_declared_is_named_as_left_out(root, report):
+    claims = root / "validation" / "claims.toml"
+    claims.write_text(CLAIMS.replace("cases.tie =", "cases.other ="), encoding="utf-8")
+
+    _, left = calibration.planned([read_part(report)], claims)
+
+    assert Left("quick", "quality", "tie", "no longer declared in claims.toml") in left
 
 
 def rates(case, false, worlds=4000, red=200, claim="quality"):

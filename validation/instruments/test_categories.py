@@ -41,6 +41,15 @@ def test_one_category_may_hold_blanks_outside_recbole(tmp_path):
     assert item_categories(events, IDS)[0] == ("Video Games",)
 
 
+def test_a_comma_is_part_of_a_name_where_another_mark_divides(tmp_path):
+    """Amazon calls a whole department "Clothing, Shoes & Jewelry"."""
+    text = 'item_id,categories\n1,"Clothing, Shoes & Jewelry"\n2,"Clothing, Shoes & Jewelry|Women"\n'
+
+    found = item_categories(written(tmp_path, "items.csv", text), IDS)
+
+    assert found == [("Clothing, Shoes & Jewelry",), ("Clothing, Shoes & Jewelry", "Women"), ()]
+
+
 def test_lists_in_parquet_are_categories(tmp_path):
     pd.DataFrame({"item_id": [1, 2], "categories": [["A", "B"], None]}).to_parquet(tmp_path / "items.parquet")
 

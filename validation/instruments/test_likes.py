@@ -68,7 +68,7 @@ def test_what_carries_the_time_of_the_example_is_no_history():
 
 
 def test_no_example_of_movielens_sees_its_own_time_or_later_and_none_trains_and_tests():
-    task = TIERS["standard"].likes
+    task = TIERS["text"].likes
     events = Lab(Store.at(None)).split(task.subject).table
     likes = likes_by_time(events, task.liked_from, task.per_user)
 

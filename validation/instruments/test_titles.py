@@ -31,7 +31,7 @@ def test_titles_follow_the_order_of_the_ids_and_a_missing_one_is_empty(tmp_path)
 
 @pytest.mark.parametrize(
     ("columns", "error"),
-    [({"item_id": ["a"]}, "one of titles"), ({"item_id": ["z"], "title": ["Z"]}, "do the ids agree")],
+    [({"item_id": ["a"]}, "a column of titles"), ({"item_id": ["z"], "title": ["Z"]}, "do the ids agree")],
 )
 def test_an_item_file_that_cannot_help_is_refused(tmp_path, columns, error):
     pd.DataFrame(columns).to_csv(tmp_path / "items.csv", index=False)
