@@ -1,9 +1,11 @@
 """Training a text recommender on the next item: its head on frozen states, or LoRA on its backbone with the head."""
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -136,14 +138,13 @@ def train_head(
     """
     head, labels = copy.deepcopy(text.head), torch.as_tensor(items, device=states.device)
 
+    def answer(rows: Tensor) -> Tensor:
+        scores = head(nn.functional.dropout(states[rows], recipe.dropout))
+        return next_item_loss(scores, {"labels": labels[rows]})
+
     def epoch(rng: np.random.Generator) -> Iterator[list[Callable[[], Tensor]]]:
         for rows in np.array_split(rng.permutation(len(items)), _updates(len(items), recipe)):
-            chosen = torch.as_tensor(rows, device=states.device)
-            yield [
-                lambda chosen=chosen: next_item_loss(  # type: ignore[misc]
-                    head(nn.functional.dropout(states[chosen], recipe.dropout)), {"labels": labels[chosen]}
-                )
-            ]
+            yield [partial(answer, torch.as_tensor(rows, device=states.device))]
 
     groups = _groups([], head, recipe)
     best_epoch, course = _fit(
@@ -189,10 +190,7 @@ def train_text(
         examples = drawn_examples(sequences, recipe.per_user, rng)
         for batches in _batches(student, examples, recipe, rng):
             count = sum(len(batch["labels"]) for batch in batches)
-            yield [
-                lambda batch=batch: loss(_scores(student, batch, recipe), batch) * (len(batch["labels"]) / count)  # type: ignore[misc]
-                for batch in batches
-            ]
+            yield [partial(_term, student, batch, loss, recipe, len(batch["labels"]) / count) for batch in batches]
 
     adapter = [weight for weight in student.model.parameters() if weight.requires_grad]
     count = sum(min(recipe.per_user, len(sequence) - 1) for sequence in sequences if len(sequence) > 1)
@@ -218,9 +216,7 @@ def _with_adapter(text: TextRecommender, lora: Lora, seed: int) -> TextRecommend
     """A copy whose backbone is frozen, with an adapter that changes nothing yet; the head asks for gradients."""
     if peft is None:
         raise ImportError("training an adapter needs peft; install it with: pip install 'layerwise[lora]'")
-    config = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear"
-    )
+    config = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear")
     student = text.on(copy.deepcopy(text.model))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
@@ -228,11 +224,13 @@ def _with_adapter(text: TextRecommender, lora: Lora, seed: int) -> TextRecommend
     return student
 
 
-def _scores(student: TextRecommender, batch: Mapping[str, Tensor], recipe: TextRecipe) -> Tensor:
+def _term(
+    student: TextRecommender, batch: Mapping[str, Tensor], loss: TextLoss, recipe: TextRecipe, share: float
+) -> Tensor:
+    """The part of an update's loss that a batch adds."""
     with half_precision(student.head.items.device):
         states = student.states(batch)
-    scores: Tensor = student.head(nn.functional.dropout(states.float(), recipe.dropout))
-    return scores
+    return share * loss(student.head(nn.functional.dropout(states.float(), recipe.dropout)), batch)
 
 
 def _batches(
@@ -271,7 +269,7 @@ def _groups(adapter: Sequence[nn.Parameter], head: ItemHead, recipe: TextRecipe)
 
 def _updates(count: int, recipe: TextRecipe) -> int:
     """Updates of an epoch of `count` examples."""
-    return -(-(-(-count // recipe.batch_size)) // recipe.accumulate)
+    return math.ceil(math.ceil(count / recipe.batch_size) / recipe.accumulate)
 
 
 def _fit(

@@ -101,7 +101,9 @@ def test_zero_shot_scores_are_cosines_of_titles_and_history(tokenizer):
     text = recommender(tokenizer)
     prompts = ["Red Sun, Moon,", *(title for title in TITLES if title)]
     with torch.no_grad():
-        states = [text.model(**tokenizer(prompt, return_tensors="pt")).last_hidden_state[0].mean(0) for prompt in prompts]
+        states = [
+            text.model(**tokenizer(prompt, return_tensors="pt")).last_hidden_state[0].mean(0) for prompt in prompts
+        ]
     history, *titles = (state.double().numpy() for state in states)
     cosines = [title @ history / np.linalg.norm(title) / np.linalg.norm(history) for title in titles]
 

@@ -30,6 +30,17 @@ from layerwise.lab.experiments.scores import LayerScores
 from layerwise.lab.experiments.shapley import LayerShapley
 from layerwise.lab.experiments.students import ModelQuality, Student, TunedStudent
 from layerwise.lab.experiments.tasks import TaskImportance, TaskImportances
+from layerwise.lab.experiments.text import (
+    TEXT_IMPORTANCES,
+    TEXT_ROWS,
+    AnyText,
+    CompactText,
+    HealedText,
+    TextModel,
+    TextQuality,
+    TextScores,
+    TextStates,
+)
 from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFree
 
 __all__ = [
@@ -37,10 +48,14 @@ __all__ = [
     "FLOOR",
     "PARTS",
     "RULES",
+    "TEXT_IMPORTANCES",
+    "TEXT_ROWS",
     "Answers",
+    "AnyText",
     "BandAdaptation",
     "Bench",
     "CompactModel",
+    "CompactText",
     "Control",
     "Cut",
     "CutQuality",
@@ -51,6 +66,7 @@ __all__ = [
     "FrozenFeatures",
     "GapRivals",
     "HealedModel",
+    "HealedText",
     "IdentityLayers",
     "LayerPortrait",
     "LayerScores",
@@ -72,6 +88,10 @@ __all__ = [
     "Student",
     "TaskImportance",
     "TaskImportances",
+    "TextModel",
+    "TextQuality",
+    "TextScores",
+    "TextStates",
     "TrainingFree",
     "TunedStudent",
     "base_classifier",
@@ -83,11 +103,13 @@ __all__ = [
 for _kind in (
     BandAdaptation,
     CompactModel,
+    CompactText,
     FineTuned,
     FloorQuality,
     FrozenFeatures,
     GapRivals,
     HealedModel,
+    HealedText,
     LayerPortrait,
     LayerScores,
     LayerShapley,
@@ -101,6 +123,10 @@ for _kind in (
     ScratchModel,
     Student,
     TaskImportances,
+    TextModel,
+    TextQuality,
+    TextScores,
+    TextStates,
     TrainingFree,
     TunedStudent,
 ):
