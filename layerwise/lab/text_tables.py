@@ -86,8 +86,8 @@ def text_remarks(study: Study) -> list[str]:
         relation = "is worse than" if interval.high < 0 else "is not shown to beat"
         said.append(
             f"The full text model {relation} the best training-free recommender, {floor_name}: NDCG@10 "
-            f"{full.mean():.4f} against {floor.mean():.4f}, {_difference(above)}. A cut that keeps all of it would keep "
-            "less than counting gives: for recommending, the model that is cut is a straw man."
+            f"{full.mean():.4f} against {floor.mean():.4f}, {_difference(above)}. As a recommender "
+            "the model that is cut is a straw man: a cut that keeps all of it keeps less than counting gives."
         )
     shuffled = study.text_quality(study.texts(shuffled=True))["ndcg@10"]
     meant = MeanDifference(full[: len(shuffled)] - shuffled, "NDCG@10")

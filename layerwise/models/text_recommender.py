@@ -145,8 +145,7 @@ class TextRecommender(nn.Module):
         wrong = codes[(codes < 0) | (codes >= self.num_items)]
         if len(wrong):
             raise ValueError(f"item codes must lie within [0, {self.num_items}), got {wrong[0]}")
-        newest = self.max_tokens  # a title takes a token at least
-        return [self.prompts(history[-newest:].tolist(), self.ending) for history in histories]
+        return [self.prompts([int(item) for item in history], self.ending) for history in histories]
 
     def batch(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """Arguments of `forward` for prompts: tokens and mask, *batch x longest*, and a decoder's start."""

@@ -16,7 +16,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", "next", ":", *"abcde
 RNG = np.random.default_rng
 TITLES = list("abcdefgh")
 LORA = Lora(rank=8, alpha=16, dropout=0.0)
-RECIPE = TextRecipe(epochs=8, per_user=4, learning_rate=1e-2, head_rate=1e-2, batch_size=16, dropout=0.0, patience=8)
+RECIPE = TextRecipe(epochs=6, per_user=4, learning_rate=1e-2, head_rate=1e-2, batch_size=16, dropout=0.0, patience=6)
 
 
 @pytest.fixture
