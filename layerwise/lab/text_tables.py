@@ -73,7 +73,7 @@ def text_ranking_check(study: Study, models: tuple[AnyText, ...], name: str) -> 
 
 
 def _counted(study: Study, model: AnyText, split: Split, users: Any) -> FloatArray:
-    return counted_metrics(text_of(study, model), split, users)  # type: ignore[arg-type]  # any scorer will do
+    return counted_metrics(text_of(study, model), split, users)
 
 
 def text_remarks(study: Study) -> list[str]:
@@ -95,6 +95,13 @@ def text_remarks(study: Study) -> list[str]:
         said.append(
             "With titles that belong to other items the text model is not shown to be worse "
             f"({shuffled.mean():.4f}, {_difference(meant)}): it learned the items, not what their titles mean."
+        )
+    epochs = text_task(study).recipe.epochs
+    unfinished = [full.seed for full in study.texts() if _course(study, full)["best_epoch"] == epochs]
+    if unfinished:
+        said.append(
+            f"The full text model was best in its last epoch in {len(unfinished)} of {len(study.texts())} seeds: it may "
+            "not have learned all it can, and healing, which trains on, is flattered by as much."
         )
     return said
 
@@ -118,7 +125,7 @@ def text_table(study: Study) -> dict[str, Any]:
 
 def text_layer_table(study: Study) -> dict[str, Any]:
     """Importance of each layer by method, mean over seeds, and in how many seeds it was kept."""
-    kept = [tuple(study.lab.course(compact)["kept_layers"]) for compact in study.compact_texts()]
+    kept = [tuple(_course(study, compact)["kept_layers"]) for compact in study.compact_texts()]
     scores = {method: study.text_scores(method).mean(axis=0) for method in TEXT_IMPORTANCES}
     rows = [
         [
@@ -138,7 +145,7 @@ def text_size_table(study: Study) -> dict[str, Any]:
         text = text_of(study, models[0])
         backbone = sum(parameter.numel() for parameter in text.model.parameters())
         head = sum(parameter.numel() for parameter in text.head.parameters())
-        ends = [study.lab.course(model) for model in models]
+        ends = [_course(study, model) for model in models]
         best = ", ".join(f"{end['best_epoch']} of {len(end['validation'])}" for end in ends)
         rows.append([name, len(text.layers), layer_parameters(text), backbone, head, best])
     columns = ["model", "layers", "in the layers", "backbone", "head", "epoch kept"]
@@ -165,6 +172,12 @@ def text_of(study: Study, model: AnyText) -> Any:
     """A text recommender itself."""
     study.prepare([model])
     return study.lab.get(model)
+
+
+def _course(study: Study, model: AnyText) -> dict[str, Any]:
+    """What was noted while a text recommender was made."""
+    study.prepare([model])
+    return model.course(study.lab.build(model).path)
 
 
 def text_task(study: Study) -> TextTask:

@@ -16,6 +16,17 @@ from layerwise.lab.experiments.text import untrained
 from layerwise.lab.lab import Lab
 from layerwise.lab.store import Store
 from layerwise.lab.study import Study
+from layerwise.lab.text_tables import (
+    NAMES,
+    best_text_floor,
+    text_checks,
+    text_depth_check,
+    text_layer_table,
+    text_ranking_check,
+    text_remarks,
+    text_size_table,
+    text_table,
+)
 from layerwise.lab.tiers import TIERS, TextTask
 from layerwise.models.lora_classifier import Lora
 from layerwise.models.text_training import TextRecipe, next_item_loss
@@ -120,6 +131,50 @@ def test_a_teacher_of_other_prompts_is_refused(task, lab, healed):
 
     with pytest.raises(ValueError, match="must read the same prompts; they differ in max_tokens"):
         heal_text(lab.get(healed.of), other, [np.arange(4)], lambda _: 0.0, task.lora, SHORT, 0, Distillation())
+
+
+@pytest.fixture(scope="module")
+def study(task, lab):
+    tier = replace(TIERS["text"], texts=task, likes=None, seeds=(0, 1))
+    return Study(tier, lab, lambda _: None)
+
+
+class Inflated(Study):
+    """A study whose stored metrics are better than its models."""
+
+    def text_quality(self, models):
+        return {name: values + 0.1 for name, values in super().text_quality(models).items()}
+
+
+def test_tables_have_a_cell_for_each_column_and_the_shuffled_controls_of_every_row(study):
+    tables = [table(study) for table in (text_table, text_layer_table, text_size_table)]
+
+    assert all(len(row) == len(table["columns"]) for table in tables for row in table["rows"])
+    rows = {row[0]: row for row in tables[0]["rows"]}
+    assert [rows[name][1] for name in NAMES.values()] == ["1", "2", "2"]
+    control = study.text_quality(study.texts("lora", shuffled=True))["ndcg@10"].mean()
+    assert rows[NAMES["lora"]][-1] == f"{control:.4f} (1)"
+    assert [row[-1] for row in tables[1]["rows"]].count("0 of 2") <= 2
+    assert [row[1] for row in tables[2]["rows"]] == [4, 2]
+
+
+def test_a_model_that_does_not_beat_counting_is_called_a_straw_man(study):
+    floor_name, floor = best_text_floor(study)
+
+    remark = text_remarks(study)[0]  # the toy's events are random
+
+    assert floor_name in remark
+    assert f"{floor.mean():.4f}" in remark
+    assert "the model that is cut is a straw man" in remark
+
+
+def test_stored_ranking_and_depth_are_checked_against_the_models(study):
+    full, inflated = tuple(study.texts()[:1]), Inflated(study.tier, study.lab, study.prepare)
+
+    assert text_ranking_check(study, full, "full")[0]
+    assert not text_ranking_check(inflated, full, "full")[0]
+    assert text_depth_check(study)[0]
+    assert [holds for holds, words in text_checks(study) if "independent trainings" in words] == [False]  # two seeds
 
 
 def test_a_text_tier_trains_the_models_that_its_claims_read_for_every_seed():

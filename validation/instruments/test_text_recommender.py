@@ -2,18 +2,17 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, GPT2Config, GPT2Model, T5Config, T5Model
+from transformers import BertConfig, BertModel, BertTokenizer, GPT2Config, GPT2Model, T5Config, T5Model
 
 from layerwise.compression.compact import compact_model
 from layerwise.importance.fisher import fisher_information
 from layerwise.importance.influence import block_influence
-from layerwise.models.assets import pretrained_folder
 from layerwise.models.layers import bypassed
-from layerwise.models.loading import load_pretrained
 from layerwise.models.text_recommender import ItemHead, TextRecommender, text_recommender
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", "next", ":", "red", "blue", "sun", "moon", "sea", "hill"]
@@ -211,11 +210,11 @@ def test_histories_and_titles_that_do_not_fit_are_refused(tokenizer):
         TextRecommender(backbone("bert"), tokenizer, TITLES, ItemHead(3, 16), 20)
 
 
-def test_minilm_finds_the_sequel_without_training():
-    folder = pretrained_folder("all-MiniLM-L6-v2")
-    titles = ["Star Wars (1977)", "The Empire Strikes Back (1980)", "Beach Party Cookbook", "Algebra for Beginners"]
-    text = text_recommender(load_pretrained(folder), AutoTokenizer.from_pretrained(folder), titles, 64, "mean")
+def test_the_example_of_the_docs_finds_the_sequel_without_training():
+    page = (Path(__file__).parents[2] / "docs" / "text.md").read_text()
+    names = {}
 
-    scores = text.scores([np.array([0])])[0]
+    exec(page.partition("```python\n")[2].partition("```")[0], names)
 
-    assert scores[1:].argmax() == 0
+    scores = names["text"].scores([[0]])[0]
+    assert names["titles"][1 + int(scores[1:].argmax())] == "The Empire Strikes Back (1980)"
