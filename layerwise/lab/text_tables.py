@@ -100,8 +100,8 @@ def text_remarks(study: Study) -> list[str]:
     unfinished = [full.seed for full in study.texts() if _course(study, full)["best_epoch"] == epochs]
     if unfinished:
         said.append(
-            f"The full text model was best in its last epoch in {len(unfinished)} of {len(study.texts())} seeds: it may "
-            "not have learned all it can, and healing, which trains on, is flattered by as much."
+            f"The full text model was best in its last epoch in {len(unfinished)} of {len(study.texts())} seeds: it "
+            "may not have learned all it can, and healing, which trains on, is flattered by as much."
         )
     return said
 
