@@ -1,7 +1,9 @@
 """The whole way of a text recommender on a toy: pretrained folder, head, LoRA, cut, healing, metrics, checkpoint."""
 
 import json
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,7 +32,9 @@ from layerwise.lab.text_tables import (
 from layerwise.lab.tiers import TIERS, TextTask
 from layerwise.models.lora_classifier import Lora
 from layerwise.models.text_training import TextRecipe, next_item_loss
+from reports.records import make_table
 
+CLAIM = Path(__file__).parents[1] / "test_text_retention.py"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", "next", ":", *"abcdefghijkl"]
 ITEMS = list("abcdefghijkl")
 SHORT = TextRecipe(epochs=2, per_user=2, learning_rate=1e-2, head_rate=1e-2, batch_size=16)
@@ -175,6 +179,39 @@ def test_stored_ranking_and_depth_are_checked_against_the_models(study):
     assert not text_ranking_check(inflated, full, "full")[0]
     assert text_depth_check(study)[0]
     assert [holds for holds, words in text_checks(study) if "independent trainings" in words] == [False]  # two seeds
+
+
+class Shown:
+    """What a claim test shows and judges."""
+
+    def __init__(self):
+        self.checks, self.remarks, self.tables, self.effect = [], [], [], None
+
+    def require(self, holds, words):
+        self.checks.append((holds, words))
+
+    def remark(self, words):
+        self.remarks.append(words)
+
+    def table(self, **table):
+        self.tables.append(make_table(**table))
+
+    def judge(self, effect, notes):
+        self.effect = effect
+
+
+def test_the_claim_judges_healed_over_full_of_every_seed_and_user(study):
+    shown, claim_test = Shown(), runpy.run_path(str(CLAIM))["test_healed_text_model_keeps_95_percent_of_ndcg10"]
+
+    claim_test(study, shown, "minilm-keep50%")
+
+    full, healed = (study.text_quality(models)["ndcg@10"] for models in (study.texts(), study.healed_texts()))
+    assert full.shape == (2, 24)
+    assert shown.effect.kind == "retention"
+    assert shown.effect.estimate == pytest.approx(healed.mean() / full.mean())
+    assert (len(shown.checks), len(shown.tables)) == (7, 3)
+    assert all(words for _, words in shown.checks)
+    assert "straw man" in shown.remarks[0]
 
 
 def test_a_text_tier_trains_the_models_that_its_claims_read_for_every_seed():
