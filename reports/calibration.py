@@ -59,7 +59,7 @@ class Work:
     def total(self) -> int:
         """Number of worlds, those with a planted loss included."""
         edge = region_of(self.declaration).nearest_edge(self.effect.estimate)
-        return self.worlds + PLANTED_WORLDS * bool(margin_of(self.effect, edge))
+        return self.worlds + 2 * PLANTED_WORLDS * bool(margin_of(self.effect, edge))
 
     def rates(self, tick: Callable[[], None]) -> CaseRates:
         """The rates of the case; `tick` is called after every world."""
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     undecided_fails = {
-        (entry.tier, entry.declaration.claim) for entry in work if entry.declaration.on_inconclusive == "fail"
+        (entry.tier, entry.declaration.claim) for entry in work if entry.declaration.on_inconclusive != "warn"
     }
     result = Calibration(
         by_claim(calibrated(work), undecided_fails), left, timing, made_with(parts, timing, options.root)

@@ -136,7 +136,8 @@ def page(result: Calibration) -> str:
         f"The share kept is put at 1 minus {MARGINS:g} times the accepted loss. *Not supported*: the loss does not "
         'pass. *Gate red*: it stops a run whose accepted verdict is "supported", as it must in '
         f"{_percent(FOUND)} where the claim fails when undecided. *Refuted*: the loss is proven; for that in "
-        f"{_percent(FOUND)} of the runs, the sample must grow by the last column.",
+        f"{_percent(FOUND)} of the runs, the sample must grow by the last column. *False alarm*: the gate is red "
+        "although nothing is lost, after trainings anew; trainings in the store give the same verdict again.",
         _losses(result.claims),
         "## Not calibrated",
         _left(result.left),
@@ -179,11 +180,12 @@ def _runs(claim: ClaimRates) -> list[str]:
 
 
 def _losses(claims: Sequence[ClaimRates]) -> str:
-    columns = ["claim", "tier", "runs", "not supported", "gate red", "refuted", "sample for 80 % refuted in each case"]
+    of_losses = ["not supported", "gate red", "refuted"]
+    columns = ["claim", "tier", "runs", *of_losses, "false alarm", "sample for 80 % refuted in each case"]
     rows: list[list[str | int | float]] = []
     for claim in claims:
         if found := claim.planted:
-            shares = [_percent(rate.share) for rate in (found.unsupported, found.red, found.refuted)]
+            shares = [_percent(rate.share) for rate in (found.unsupported, found.red, found.refuted, found.alarm)]
             rows.append([claim.claim, claim.tier, found.red.trials, *shares, f"{found.more:.1f} times"])
     return format_table(make_table("losses", columns, rows))
 

@@ -17,7 +17,7 @@ OPTIONAL_CLAIM_KEYS = ("control",)
 CASE_KEYS = ("tiers", "reason", "needs", "at_least", "above", "at_most", "below")
 LOWER_BOUNDS = ("at_least", "above")
 UPPER_BOUNDS = ("at_most", "below")
-ON_INCONCLUSIVE = ("fail", "warn")
+ON_INCONCLUSIVE = ("fail", "fail-outside", "warn")
 CONTROLS = ("supported", "refuted")
 
 CaseKey = tuple[str, str]  # (claim, case)
@@ -33,7 +33,8 @@ class Declaration:
         open_low: Whether the bound itself is left out ("above" instead of "at_least"); `open_high` likewise.
         reason: Why the bounds stand where they stand.
         alpha: Share of the claim's error rate for this case: the claim's alpha over its number of cases in the tier.
-        on_inconclusive: "fail" or "warn".
+        on_inconclusive: "fail"; "warn"; or "fail-outside", where an undecided verdict fails if its estimate lies
+            outside the region, and warns otherwise.
         needs: What a machine must have that not every one has, such as a data set; empty without. Where it is absent,
             the case is not run, and fails no gate.
         control: The verdict that is known beforehand, for a control; empty for a claim. Where another one comes out,
@@ -64,6 +65,14 @@ class Declaration:
         content = {key: value for key, value in asdict(self).items() if key not in left_out}
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())
+
+    def allows(self, value: float | None) -> bool:
+        """Whether a value lies in the claimed region; None and nan do not."""
+        if value is None or math.isnan(value):
+            return False
+        above = self.low is None or value > self.low or (value == self.low and not self.open_low)
+        below = self.high is None or value < self.high or (value == self.high and not self.open_high)
+        return above and below
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,9 @@ def _check_claim(name: str, claim: Any) -> None:
     if type(claim["alpha"]) is not float or not 0 < claim["alpha"] < 0.5:
         raise ValueError(f"{where}.alpha must be a number between 0 and 0.5, got {claim['alpha']!r}")
     if claim["on_inconclusive"] not in ON_INCONCLUSIVE:
-        raise ValueError(f"{where}.on_inconclusive must be 'fail' or 'warn', got {claim['on_inconclusive']!r}")
+        raise ValueError(
+            f"{where}.on_inconclusive must be one of {', '.join(ON_INCONCLUSIVE)}, got {claim['on_inconclusive']!r}"
+        )
     if claim.get("control", "supported") not in CONTROLS:
         raise ValueError(f"{where}.control must be 'supported' or 'refuted', got {claim['control']!r}")
     if type(claim["cases"]) is not dict or not claim["cases"]:

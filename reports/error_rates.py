@@ -20,6 +20,7 @@ from layerwise.statistics import (
     RankCorrelation,
     Region,
     Retention,
+    Verdict,
     judge,
     speedup,
 )
@@ -66,12 +67,14 @@ class Planted:
         unsupported: The claim is not supported: the loss does not pass.
         red: The gate fails, where the accepted verdict was "supported".
         refuted: The loss is proven.
+        alarm: The gate fails although nothing is lost, where the accepted verdict was "supported".
         more: Factor by which the sample must grow for a proof in 80 of 100 runs.
     """
 
     unsupported: Rate
     red: Rate
     refuted: Rate
+    alarm: Rate
     more: float
 
 
@@ -140,6 +143,7 @@ class ClaimRates:
             unsupported=sum((entry.unsupported for entry in found), none),
             red=sum((entry.red for entry in found), none),
             refuted=sum((entry.refuted for entry in found), none),
+            alarm=sum((entry.alarm for entry in found), none),
             more=max(entry.more for entry in found),
         )
 
@@ -243,20 +247,30 @@ def _planted(
     margin = margin_of(effect, edge)
     if not margin:
         return None
-    region, accepted = region_of(declaration), Accepted("supported", declaration.digest, "", "", "", "")
-    outcomes, detectable = [], []
-    for _ in range(PLANTED_WORLDS):
-        verdict = judge(world_at(effect, 1.0 - MARGINS * margin, rng), region, declaration.alpha)
-        outcomes.append(verdict.outcome.value)
-        detectable.append(verdict.detectable)
-        tick()
-    red = [rule(outcome, declaration, accepted).gate == "fail" for outcome in outcomes]
+    lost = [_judged_at(effect, declaration, 1.0 - MARGINS * margin, rng, tick) for _ in range(PLANTED_WORLDS)]
+    kept = [_judged_at(effect, declaration, 1.0, rng, tick) for _ in range(PLANTED_WORLDS)]
+    outcomes = [verdict.outcome.value for verdict in lost]
     return Planted(
         unsupported=Rate(len(outcomes) - outcomes.count("supported"), len(outcomes)),
-        red=Rate(sum(red), len(red)),
+        red=_red(lost, declaration),
         refuted=_count("refuted", outcomes),
-        more=float(np.median(detectable) / ((MARGINS - 1) * margin)) ** 2,
+        alarm=_red(kept, declaration),
+        more=float(np.median([verdict.detectable for verdict in lost]) / ((MARGINS - 1) * margin)) ** 2,
     )
+
+
+def _judged_at(
+    effect: Effect, declaration: Declaration, truth: float, rng: np.random.Generator, tick: Callable[[], None]
+) -> Verdict:
+    tick()
+    return judge(world_at(effect, truth, rng), region_of(declaration), declaration.alpha)
+
+
+def _red(verdicts: Sequence[Verdict], declaration: Declaration) -> Rate:
+    """How often the gate fails where the accepted verdict was "supported"."""
+    accepted = Accepted("supported", declaration.digest, "", "", "", "")
+    red = [rule(one.outcome.value, declaration, accepted, one.estimate).gate == "fail" for one in verdicts]
+    return Rate(sum(red), len(red))
 
 
 def _count(outcome: str, outcomes: list[str]) -> Rate:

@@ -100,7 +100,7 @@ class Judgement:
         return not self.unselected and not self.missing()
 
 
-def rule(verdict: str, declaration: Declaration, entry: Accepted | None) -> Ruling:
+def rule(verdict: str, declaration: Declaration, entry: Accepted | None, estimate: float | None = None) -> Ruling:
     """The ruling on one verdict.
 
     Without an accepted verdict for exactly this declaration, "supported" is expected: nobody is surprised in silence.
@@ -109,6 +109,8 @@ def rule(verdict: str, declaration: Declaration, entry: Accepted | None) -> Ruli
         verdict: "supported", "inconclusive", "refuted" or "invalid".
         declaration: What was judged.
         entry: The accepted verdict of the case, if there is one; void when it was given for another declaration.
+        estimate: What was measured; it decides where an undecided verdict fails outside the region only. None counts as
+            outside.
     """
     accepted = standing(entry, declaration)
     if declaration.control and verdict != "invalid":
@@ -125,6 +127,10 @@ def rule(verdict: str, declaration: Declaration, entry: Accepted | None) -> Ruli
         return Ruling("pass", change, accepted, f"{verdict}, {why}{hint}")
     if verdict == "inconclusive" and declaration.on_inconclusive == "warn":
         return Ruling("warn", change, accepted, f"{verdict}, {why}; declared to warn only")
+    if verdict == "inconclusive" and declaration.on_inconclusive == "fail-outside":
+        if declaration.allows(estimate):
+            return Ruling("warn", change, accepted, f"{verdict}, {why}; its estimate lies in the region")
+        why += "; its estimate lies outside the region"
     return Ruling("fail", change, accepted, f"{verdict}, {why}")
 
 
@@ -213,7 +219,7 @@ def _judged(
     declaration: Declaration, records: Sequence[Record], tests: Sequence[TestOutcome], entry: Accepted | None
 ) -> Decision:
     record = records[0]
-    ruling = rule(record.outcome, declaration, entry)
+    ruling = rule(record.outcome, declaration, entry, record.estimate)
     verdict, accepted = "invalid" if ruling.change == "invalid" else record.outcome, ruling.accepted
     failed = [test for test in tests if test.outcome == "failed"]
     if why := _why_void(records, declaration):

@@ -119,6 +119,7 @@ def _render(template: str, run: Run, pictures: Pictures, **more: Any) -> str:
         "detectable": text.detectable_of,
         "sample": text.sample_of,
         "needs": _needs,
+        "undecided": text.undecided,
         "duration": text.duration,
         "table": format_table,
         "picture": format_picture,

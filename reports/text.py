@@ -94,6 +94,12 @@ def needs(declaration: Declaration, unit: str) -> str:
     return f"{'<' if declaration.open_high else '≤'} {high}{scale.suffix}"
 
 
+def undecided(declaration: Declaration) -> str:
+    """What an inconclusive verdict does to the gate, as the end of a sentence."""
+    words = {"fail": "fails", "warn": "warns", "fail-outside": "fails where its estimate lies outside, else warns"}
+    return words[declaration.on_inconclusive]
+
+
 def _bound(scale: Scale, bound: float | None) -> str:
     return "" if bound is None else f"{scale.factor * bound:.10g}".replace("-", "−")
 

@@ -88,8 +88,9 @@ class Study:
         return replace(self, tier=replace(self.tier, subject=self.tier.subject_of(family)))
 
     def on(self, dataset: str) -> "Study":
-        """The same study on another dataset of the tier."""
-        return replace(self, tier=self.tier.on(dataset))
+        """The same study, of the same architecture, on another dataset of the tier."""
+        tier = self.tier.on(dataset)
+        return replace(self, tier=replace(tier, subject=tier.subject_of(self.subject.family)))
 
     @property
     def depth(self) -> int:

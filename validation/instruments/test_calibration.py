@@ -1,6 +1,7 @@
 """The calibration finds the error rates that theory gives; an instrument that errs more often exceeds its limits."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,6 +132,17 @@ def test_planted_loss_in_large_noise_turns_the_gate_red_undecided_and_asks_for_a
     assert ((2.58 + 0.84) * 0.077 / 0.06) ** 2 < planted.more < 100
 
 
+def test_without_a_loss_a_claim_that_fails_outside_raises_no_alarm_where_one_that_fails_undecided_does(declared):
+    """By hand: with a standard error of .07 (noise 1.5) a deciding interval reaches below 88 %, an estimate rarely."""
+    compact, full = pairs(noise=1.5)
+    strict, outside = declared["quality", "a"], replace(declared["quality", "a"], on_inconclusive="fail-outside")
+
+    alarms = [case_rates("quick", of, retained(compact, full, "x"), 0.01, 1).planted.alarm for of in (strict, outside)]
+
+    assert alarms[0].share > 0.5
+    assert alarms[1].share < 0.2
+
+
 def test_a_direction_has_no_margin_and_no_planted_loss(declared):
     effect = MeanDifference(np.random.default_rng(0).standard_normal((2, 30)), "x")
 
@@ -157,7 +169,7 @@ def test_a_case_that_is_no_longer_declared_is_named_as_left_out(root, report):
 
 def rates(case, false, worlds=4000, red=200, claim="quality"):
     supported = tuple(index < false for index in range(worlds))
-    planted = Planted(Rate(200, 200), Rate(red, 200), Rate(10, 200), 3.0)
+    planted = Planted(Rate(200, 200), Rate(red, 200), Rate(10, 200), Rate(0, 200), 3.0)
     none = Rate(0, worlds)
     return CaseRates("quick", claim, case, Rate(false, worlds), none, supported, (False,) * worlds, planted)
 

@@ -321,6 +321,13 @@ def study():
     return Study(TOY, None, lambda _: None)
 
 
+def test_another_architecture_stays_one_on_another_dataset():
+    study = Study(replace(TOY, elsewhere=(AWAY,)), None, None)
+
+    assert study.of("gpt2").on(AWAY.dataset).subject == study.on(AWAY.dataset).of("gpt2").subject
+    assert study.on(AWAY.dataset).subject == AWAY
+
+
 def test_students_have_the_tiers_share_and_the_familys_epochs(study):
     ours, bert = study.students("ours"), study.of("bert")
 

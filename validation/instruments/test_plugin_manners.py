@@ -183,6 +183,19 @@ def test_started_from_a_subfolder_with_a_path_the_whole_folder_still_counts(proj
     assert "report ../reports/generated/quick/REPORT.md" in said(result)
 
 
+@pytest.mark.parametrize(
+    ("source", "words"), [("no-such-data", "neither a known data set"), ("empty", "must hold one interactions file")]
+)
+def test_a_dataset_that_cannot_be_read_is_said_once_and_before_anything_runs(project, source, words):
+    project.pytester.makeconftest('pytest_plugins = ["fixtures.claim", "fixtures.lab", "reports.plugin"]')
+    project.write()
+    (project.path / "empty").mkdir()
+    result = project.run("--dataset", source)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert said(result).count(words) == 1
+    assert not (project.path / "reports" / "generated").exists()
+
+
 # -- files and lines for other programs
 
 

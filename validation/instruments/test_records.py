@@ -251,7 +251,7 @@ CASE = {"tiers": ["quick"], "at_least": 0.88, "reason": "lower end"}
         ),
         (claims(cases={"a": CASE | {"reason": " "}}), "reason must be a sentence"),
         (claims(alpha=5), "alpha must be a number between 0 and 0.5, got 5"),
-        (claims(on_inconclusive="pass"), "must be 'fail' or 'warn', got 'pass'"),
+        (claims(on_inconclusive="pass"), "must be one of fail, fail-outside, warn, got 'pass'"),
         (claims(control="open"), "claims.quality.control must be 'supported' or 'refuted', got 'open'"),
         (claims(source=3), "claims.quality.source must be a sentence, got 3"),
         ({"claims": {"quality": {"statement": "x"}}}, "claims.quality lacks: source, refuted_if, effect"),
@@ -329,6 +329,32 @@ def test_gate(found, before, on_inconclusive, gate, change):
     of = declaration(on_inconclusive=on_inconclusive)
     ruling = rule(found, of, accepted(before, of) if before else None)
     assert (ruling.gate, ruling.change, ruling.accepted) == (gate, change, before)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "bounds", "gate"),
+    [
+        (3.6, {"low": 3.5}, "warn"),
+        (3.5, {"low": 3.5}, "warn"),
+        (3.4, {"low": 3.5}, "fail"),
+        (0.0, {"low": 0.0, "open_low": True}, "fail"),
+        (1.06, {"low": 0.95, "high": 1.05}, "fail"),
+        (1.05, {"low": None, "high": 1.05}, "warn"),
+        (1.05, {"low": None, "high": 1.05, "open_high": True}, "fail"),
+        (float("nan"), {"low": 3.5}, "fail"),
+        (None, {"low": 3.5}, "fail"),
+    ],
+)
+def test_an_undecided_verdict_that_fails_outside_goes_by_its_estimate(estimate, bounds, gate):
+    of = declaration(on_inconclusive="fail-outside", **bounds)
+    ruling = rule("inconclusive", of, accepted("supported", of), estimate)
+    assert (ruling.gate, ruling.change) == (gate, "worse")
+    assert "the region" in ruling.why
+
+
+def test_a_refutation_fails_wherever_its_estimate_lies():
+    of = declaration(on_inconclusive="fail-outside")
+    assert rule("refuted", of, accepted("supported", of), 9.9).gate == "fail"
 
 
 def test_a_refutation_accepted_for_another_declaration_does_not_count():
