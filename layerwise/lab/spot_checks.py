@@ -89,17 +89,24 @@ def ranking_check(study: Study, models: tuple[Model, ...], name: str) -> Check:
     )
 
 
-def counted_metrics(recommender: Recommender, split: Split, users: IntArray) -> FloatArray:
+def counted_metrics(recommender: Recommender, split: Split, users: IntArray, read: Split | None = None) -> FloatArray:
     """Metrics by the definition: for each target, how many unseen items score higher, and how many the same.
+
+    Args:
+        recommender: Model to judge.
+        split: Where targets and what was seen come from.
+        users: Whose targets are ranked.
+        read: Where the histories come from that the model reads, if they are others than what was seen.
 
     Returns:
         Means over each user's targets, *users x metrics*, in the order of `METRICS`.
     """
     rows = np.flatnonzero(np.isin(split.test.users, users))
     starts = split.table.offsets[split.test.users[rows]]
-    histories = [split.table.items[a:b] for a, b in zip(starts, split.test.positions[rows], strict=True)]
+    places = [slice(a, b) for a, b in zip(starts, split.test.positions[rows], strict=True)]
+    histories, told = ([of.table.items[place] for place in places] for of in (split, read or split))
     targets = split.table.items[split.test.positions[rows]]
-    gains = np.array([*map(_gains, recommender.scores(histories), targets, histories)])
+    gains = np.array([*map(_gains, recommender.scores(told), targets, histories)])
     return np.stack([gains[split.test.users[rows] == user].mean(axis=0) for user in users])
 
 

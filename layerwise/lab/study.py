@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from layerwise.compression.methods import METHODS
 from layerwise.compression.selection import number_to_keep
 from layerwise.data.arrays import FloatArray
+from layerwise.data.categories import item_categories
 from layerwise.data.folders import is_here
 from layerwise.data.splits import Split
 from layerwise.lab.experiments import (
@@ -38,6 +39,9 @@ from layerwise.lab.experiments import (
     LikeAnswers,
     Model,
     ModelQuality,
+    NoisyModel,
+    NoisyQuality,
+    NoisyStudent,
     PointerChain,
     Portrait,
     QuantizedQuality,
@@ -47,6 +51,7 @@ from layerwise.lab.experiments import (
     RuleCuts,
     ScratchModel,
     Student,
+    TargetQuality,
     TaskImportance,
     TaskImportances,
     TextModel,
@@ -163,6 +168,42 @@ class Study:
         self.prepare(wanted)
         by_seed = [self.lab.get(quality) for quality in wanted]
         return {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
+
+    def target_ndcg(self, models: Sequence[Model]) -> FloatArray:
+        """Test NDCG@10, *seeds x targets*, in the order of the split's targets."""
+        wanted = [TargetQuality(model) for model in models]
+        self.prepare(wanted)
+        return np.stack([self.lab.get(one) for one in wanted])
+
+    def noisy_ndcg(self, models: Sequence[Model], share: float) -> FloatArray:
+        """Test NDCG@10, *seeds x users*, where a share of the events of every history is replaced by random ones."""
+        wanted = self._under_noise(models, share)
+        self.prepare(wanted)
+        return np.stack([self.lab.get(one) for one in wanted])
+
+    def _under_noise(self, models: Sequence[Model], share: float) -> list[NoisyQuality]:
+        """Every seed has its own noise, all its models the same."""
+        return [NoisyQuality(model, share, seed) for model, seed in zip(models, self.tier.seeds, strict=True)]
+
+    def noisy_full(self) -> list[NoisyModel]:
+        """Full models whose training events are noisy; each seed has its own noise.
+
+        Raises:
+            ValueError: The tier trains no model with noise.
+        """
+        noise = self.tier.training_noise
+        if noise is None:
+            raise ValueError(f"the {self.tier.name} tier has no noise in training; the standard tier has")
+        return [NoisyModel(self.subject, seed, self.depth, noise) for seed in self.tier.seeds]
+
+    def noisy_healed(self) -> list[NoisyStudent]:
+        """Healed compact models of these, from the same noisy events."""
+        kept, epochs = self.tier.kept, self.tier.healing_epochs
+        return [NoisyStudent(full, METHODS["ours"], kept, epochs) for full in self.noisy_full()]
+
+    def categories(self) -> list[tuple[str, ...]] | None:
+        """Categories of every item, such as genres; None where the data say none."""
+        return item_categories(self.subject.dataset, self.split.table.item_ids)
 
     def control(self, kind: type[Control], num_users: int | None = None) -> dict[str, FloatArray]:
         """NDCG@10, *seeds x users*, of the arms "full" and "compact" of a control.
@@ -329,6 +370,7 @@ class Study:
         return [
             *(experiment for cell in self.cells().values() for experiment in cell._retention()),
             *(experiment for family in self.tier.families for experiment in self.of(family)._comparisons()),
+            *self._noisy_trainings(),
             *self._likes(),
             *self._texts(),
             *(self._contests() if self.tier.families else ()),
@@ -351,7 +393,20 @@ class Study:
             *(LayerScores(full, method) for method in self.tier.importances for full in self.full()),
             *(ModelQuality(compact) for by in RULES for compact in self.compact(by)),
             *(FloorQuality(self.subject, name) for name in FLOOR),
+            *self._robustness(),
         ]
+
+    def _robustness(self) -> list[Experiment]:  # type: ignore[type-arg]
+        """What noise in histories and scenarios are judged by."""
+        arms = (self.full(), self.healed())
+        noisy = (one for share in self.tier.noise for models in arms for one in self._under_noise(models, share))
+        return [*(TargetQuality(model) for models in arms for model in models), *noisy]
+
+    def _noisy_trainings(self) -> list[Experiment]:  # type: ignore[type-arg]
+        """What noise in training is judged by."""
+        if self.tier.training_noise is None:
+            return []
+        return [ModelQuality(model) for model in (*self.noisy_full(), *self.noisy_healed())]
 
     def _cut_rules(self) -> tuple[str, ...]:
         """Rules whose healed cuts are compared."""

@@ -142,6 +142,8 @@ class Tier:
         weighted_share: Share of the layers that is kept where weights of layers are compared: enough of them to differ.
         likes: Binary task on a pretrained text model; None where the tier has no text model.
         texts: Recommending with one; likewise.
+        noise: Shares of the events of histories that are replaced by random ones, at test time.
+        training_noise: Share of the training events that is replaced; None where no training has noise.
     """
 
     name: str
@@ -162,6 +164,8 @@ class Tier:
     weighted_share: float = 0.5
     likes: LikeTask | None = None
     texts: TextTask | None = None
+    noise: tuple[float, ...] = (0.05, 0.1, 0.2)
+    training_noise: float | None = None
 
     @property
     def compared_shares(self) -> tuple[float, ...]:
@@ -181,7 +185,8 @@ class Tier:
     def on(self, dataset: str) -> "Tier":
         """The same tier on another of its datasets, where neither families nor rules are compared."""
         subjects = {subject.dataset: subject for subject in (self.subject, *self.elsewhere)}
-        return replace(self, subject=subjects[dataset], families=(), elsewhere=(), in_detail="", likes=None, texts=None)
+        own = replace(self, subject=subjects[dataset], families=(), elsewhere=(), in_detail="")
+        return replace(own, likes=None, texts=None, training_noise=None)
 
 
 # A cloze and a split sequence have fewer targets per window than a causal model, which predicts at every position.
@@ -271,6 +276,7 @@ TIERS = {
         importances=tuple(METHODS),
         elsewhere=(SMALL, BEAUTY),
         contested=(SMALL.dataset,),
+        training_noise=0.1,
     ),
     "text": Tier(
         name="text",

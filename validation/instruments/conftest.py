@@ -138,6 +138,14 @@ CLAIMS = {
         "test_h2_fisher_agreement.py::test_three_fisher_methods_put_the_layers_into_one_order",
         "llama",
     ),
+    "noise-robustness": (
+        "test_noise.py::test_noise_in_histories_costs_the_compact_model_no_more_than_the_full_one",
+        "llama-history20%",
+    ),
+    "scenario-retention": (
+        "test_scenarios.py::test_healed_compact_model_keeps_the_claimed_share_in_every_scenario",
+        "llama-main",
+    ),
 }
 """Claim -> its test, and the case that is run."""
 

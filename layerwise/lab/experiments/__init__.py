@@ -21,10 +21,12 @@ from layerwise.lab.experiments.likes import (
     like_tasks,
 )
 from layerwise.lab.experiments.models import Model, ScratchModel
+from layerwise.lab.experiments.noisy_training import NoisyModel, NoisyScores, NoisyStudent
 from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
 from layerwise.lab.experiments.quantized import QuantizedQuality
 from layerwise.lab.experiments.random_cuts import RandomCut, RandomCuts
+from layerwise.lab.experiments.robustness import NoisyQuality, TargetQuality
 from layerwise.lab.experiments.rule_cuts import RuleCuts
 from layerwise.lab.experiments.scores import LayerScores
 from layerwise.lab.experiments.shapley import LayerShapley
@@ -75,6 +77,10 @@ __all__ = [
     "LoraAdapter",
     "Model",
     "ModelQuality",
+    "NoisyModel",
+    "NoisyQuality",
+    "NoisyScores",
+    "NoisyStudent",
     "PointerChain",
     "Portrait",
     "Quality",
@@ -86,6 +92,7 @@ __all__ = [
     "RuleCuts",
     "ScratchModel",
     "Student",
+    "TargetQuality",
     "TaskImportance",
     "TaskImportances",
     "TextModel",
@@ -115,6 +122,10 @@ for _kind in (
     LayerShapley,
     LikeAnswers,
     LoraAdapter,
+    NoisyModel,
+    NoisyQuality,
+    NoisyScores,
+    NoisyStudent,
     Quality,
     QuantizedQuality,
     RandomCuts,
@@ -122,6 +133,7 @@ for _kind in (
     RuleCuts,
     ScratchModel,
     Student,
+    TargetQuality,
     TaskImportances,
     TextModel,
     TextQuality,
