@@ -9,8 +9,9 @@ from layerwise.compression.distill import Distillation
 from layerwise.data.arrays import IntArray
 from layerwise.models.lora_classifier import Lora
 from layerwise.models.modes import evaluating
+from layerwise.models.text_fitting import TextRecipe
 from layerwise.models.text_recommender import TextRecommender
-from layerwise.models.text_training import TextLoss, TextRecipe, TextTrained, next_item_loss, train_text
+from layerwise.models.text_training import TextLoss, TextTrained, next_item_loss, train_text
 from layerwise.models.training import Progress
 
 

@@ -9,8 +9,8 @@ from layerwise.importance.scores import METHODS
 from layerwise.models.classifier import ClassifierRecipe
 from layerwise.models.families import FAMILIES, Shape
 from layerwise.models.lora_classifier import Lora
+from layerwise.models.text_fitting import TextRecipe
 from layerwise.models.text_recommender import Pooling
-from layerwise.models.text_training import TextRecipe
 from layerwise.models.training import Recipe
 
 

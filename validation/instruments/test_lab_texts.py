@@ -31,7 +31,8 @@ from layerwise.lab.text_tables import (
 )
 from layerwise.lab.tiers import TIERS, TextTask
 from layerwise.models.lora_classifier import Lora
-from layerwise.models.text_training import TextRecipe, next_item_loss
+from layerwise.models.text_fitting import TextRecipe
+from layerwise.models.text_training import next_item_loss
 from reports.records import make_table
 
 CLAIM = Path(__file__).parents[1] / "test_text_retention.py"

@@ -12,8 +12,9 @@ from transformers import BertConfig, BertModel, BertTokenizer, GPT2Config, GPT2M
 from layerwise.compression.compact import compact_model
 from layerwise.importance.fisher import fisher_information
 from layerwise.importance.influence import block_influence
+from layerwise.models.item_head import ItemHead
 from layerwise.models.layers import bypassed
-from layerwise.models.text_recommender import ItemHead, TextRecommender, text_recommender
+from layerwise.models.text_recommender import TextRecommender, text_recommender
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", "next", ":", "red", "blue", "sun", "moon", "sea", "hill"]
 TITLES = ["Red Sun", "Blue Moon", "Moon", "", "Red Sea", "Blue Hill", "Sun Moon Sea"]

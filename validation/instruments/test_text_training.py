@@ -8,8 +8,9 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from layerwise.models.lora_classifier import Lora
+from layerwise.models.text_fitting import TextRecipe
 from layerwise.models.text_recommender import text_recommender
-from layerwise.models.text_training import TextRecipe, drawn_examples, next_item_loss, train_head, train_text
+from layerwise.models.text_training import drawn_examples, next_item_loss, train_head, train_text
 from layerwise.models.training import TrainingDivergedError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", "next", ":", *"abcdefgh"]

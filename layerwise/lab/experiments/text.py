@@ -28,9 +28,10 @@ from layerwise.lab.manifest import file_digests
 from layerwise.lab.store import read_arrays, write_arrays
 from layerwise.lab.tiers import TextTask
 from layerwise.models.assets import pretrained_folder
+from layerwise.models.item_head import ItemHead
 from layerwise.models.layers import stacks_of
 from layerwise.models.loading import load_pretrained
-from layerwise.models.text_recommender import ItemHead, TextRecommender, text_recommender
+from layerwise.models.text_recommender import TextRecommender, text_recommender
 from layerwise.models.text_training import TextTrained, drawn_examples, train_head, train_text
 from layerwise.models.training import Progress
 
