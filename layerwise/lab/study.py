@@ -58,10 +58,12 @@ from layerwise.lab.experiments import (
     TextQuality,
     TextScores,
     TrainingFree,
+    TunedModel,
     TunedStudent,
 )
 from layerwise.lab.lab import Lab
 from layerwise.lab.tiers import Subject, Tier
+from layerwise.models.families import FAMILIES
 from layerwise.models.layers import stacks_of
 from layerwise.models.recommender import Recommender
 
@@ -124,6 +126,11 @@ class Study:
     def shallow(self) -> list[ScratchModel]:
         """Models of the compact size, trained from scratch by the same recipe."""
         return [ScratchModel(self.subject, seed, self.keep) for seed in self.tier.seeds]
+
+    def matched(self, family: str) -> list[TunedModel]:
+        """Models of a family that differ from another's in nothing but architecture and learning rate, one per seed."""
+        subject, tuned_on = replace(self.subject, family=family), self.tier.seeds[0]
+        return [TunedModel(subject, seed, self.depth, tuned_on) for seed in self.tier.seeds]
 
     def compact(self, by: str | None = None) -> list[CompactModel]:
         """Untrained compact models; by the tier's method unless another one is named."""
@@ -375,6 +382,7 @@ class Study:
             *self._texts(),
             *(self._contests() if self.tier.families else ()),
             *(experiment for at in self._contested() for experiment in at._rivals()),
+            *(experiment for at in self._matched() for experiment in at._matched_families()),
             *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),
             *(self._cuts() if self.tier.importances else ()),
             *self._controls(PointerChain),
@@ -435,6 +443,17 @@ class Study:
             return []
         here = [subject.dataset for subject in self.elsewhere()]
         return [self, *(self.on(dataset) for dataset in self.tier.contested if dataset in here)]
+
+    def _matched(self) -> list["Study"]:
+        """The studies in which families are compared with one another: at home, and on further data that are here."""
+        if not self.tier.matched:
+            return []
+        return [self, *(self.on(subject.dataset) for subject in self.tier.matched if is_here(subject.dataset))]
+
+    def _matched_families(self) -> list[Experiment]:  # type: ignore[type-arg]
+        """What families are judged by against one another."""
+        models = [model for family in FAMILIES for model in self.matched(family)]
+        return [*map(ModelQuality, models), *(FloorQuality(self.subject, name) for name in FLOOR)]
 
     def _rivals(self) -> list[Experiment]:  # type: ignore[type-arg]
         """What rivals are judged by."""

@@ -21,7 +21,7 @@ from layerwise.data.folders import VARIABLE
 from layerwise.data.interactions import Interactions
 from layerwise.data.splits import leave_last_out
 from layerwise.evaluation import depth_cost
-from layerwise.lab import contest_tables, decoding_tables, layer_exhibits, speed_tables
+from layerwise.lab import contest_tables, decoding_tables, family_contest, layer_exhibits, speed_tables
 from layerwise.lab.contest_tables import (
     ablation_table,
     depth_curve,
@@ -59,6 +59,7 @@ from layerwise.lab.experiments import (
     LayerShapley,
     LikeAnswers,
     Model,
+    NoisyQuality,
     Portrait,
     Quality,
     QuantizedQuality,
@@ -68,12 +69,15 @@ from layerwise.lab.experiments import (
     RuleCuts,
     ScratchModel,
     Student,
+    TargetQuality,
     TaskImportance,
     TaskImportances,
     TrainingFree,
+    TunedModel,
     TunedStudent,
     closure,
 )
+from layerwise.lab.experiments.tuned import RATES
 from layerwise.lab.study import Study
 from layerwise.lab.tiers import TIERS, Subject, Tier
 from layerwise.models.families import Shape
@@ -108,7 +112,7 @@ def recommender_of(family, num_layers):
 def layers_in(model):
     """How many layers a model of the lab has."""
     match model:
-        case ScratchModel():
+        case ScratchModel() | TunedModel():
             return model.num_layers
         case CompactModel() | Student() | TunedStudent() if getattr(model, "method", None) is None or model.method.cuts:
             return number_to_keep(model.of.num_layers, model.share)
@@ -125,14 +129,14 @@ def layers_in(model):
 def further_data(tmp_path, monkeypatch):
     """Folders for the further data sets of every tier: they count as being here."""
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    for subject in (*TIERS["standard"].elsewhere, AWAY):
+    for subject in (*TIERS["standard"].elsewhere, *TIERS["models"].matched, AWAY):
         (tmp_path / subject.dataset).mkdir()
 
 
 class Answering:
     """A lab that answers at once with made-up results, refuses what was not planned, and notes what it is asked.
 
-    The seconds of a tuned student's training are those of the student of its rate, which is made along with it.
+    The seconds of a tuned training are those of the training at its rate, which is made along with it.
     """
 
     RATE = 2.0
@@ -142,6 +146,7 @@ class Answering:
         self.planned, self.asked = set(closure(planned)), set()
         tuned = [one for one in self.planned if isinstance(one, TunedStudent)]
         self.planned |= {Student(one.of, one.method, one.share, one.epochs, self.RATE) for one in tuned}
+        self.planned |= {one.at(self.RATE) for one in self.planned if isinstance(one, TunedModel)}
         users, steps = np.divmod(np.arange(120 * 8), 8)
         items = np.random.default_rng(0).permuted(np.tile(np.arange(40), (120, 1)), axis=1)[:, :8].ravel()
         self._split = leave_last_out(Interactions.from_columns("made", users, items, steps), 5)
@@ -161,14 +166,16 @@ class Answering:
 
     def course(self, model):
         self.prepare([model])
-        return {"kept_layers": list(range(layers_in(model))), "rate": self.RATE}
+        course = {"kept_layers": list(range(layers_in(model))), "rate": self.RATE}
+        tuning = {"validation_by_rate": dict.fromkeys(map(str, RATES), 0.1), "validation_ndcg@10": {"4": 0.1}}
+        return course | tuning | {"best_epoch": 4}
 
     def build(self, experiment):
         self.prepare([experiment])
         return SimpleNamespace(seconds=1.0)
 
 
-def made_up(experiment, rng, users=12):
+def made_up(experiment, rng, users=120):
     """A result of the right form; its numbers mean nothing."""
     match experiment:
         case Model():
@@ -176,6 +183,10 @@ def made_up(experiment, rng, users=12):
         case Quality() | FloorQuality() | QuantizedQuality():
             names = ("ndcg@5", "ndcg@10", "hr@10", "mrr", "last/ndcg@10")
             return {name: rng.uniform(0.3, 0.6, users) for name in names}
+        case TargetQuality():
+            return rng.uniform(0.3, 0.6, 5 * users)
+        case NoisyQuality():
+            return rng.uniform(0.3, 0.6, users)
         case Control():
             return {arm: rng.uniform(0.3, 0.6, 240) for arm in ("full", "compact")}
     layers = experiment.of.num_layers
@@ -259,7 +270,7 @@ class Shown:
         assert np.isfinite(effect.estimate)
 
 
-@pytest.mark.parametrize("tier", ["quick", "standard"])
+@pytest.mark.parametrize("tier", ["quick", "standard", "models"])
 def test_claims_ask_for_everything_that_a_tier_makes_and_for_nothing_else(tier, further_data, tmp_path, monkeypatch):
     """The claim tests themselves are run, every case that the tier declares, on a lab that makes nothing.
 
@@ -279,6 +290,7 @@ def test_claims_ask_for_everything_that_a_tier_makes_and_for_nothing_else(tier, 
     monkeypatch.setattr(layerwise, "compare_latency", briefly)
     for module in (speed_tables, decoding_tables):
         monkeypatch.setattr(module, "compare_latency", briefly)
+    monkeypatch.setattr(family_contest, "BLOCKS", 2)
     monkeypatch.setattr(speed_tables, "time_by_depth", in_passing)
     monkeypatch.setattr(speed_tables, "peak_resident", lambda *_: 1)
     monkeypatch.setattr(layer_exhibits, "item_categories", lambda _, ids: [(str(len(item)),) for item in ids])

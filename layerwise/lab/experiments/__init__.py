@@ -44,6 +44,7 @@ from layerwise.lab.experiments.text import (
     TextStates,
 )
 from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFree
+from layerwise.lab.experiments.tuned import TunedModel
 
 __all__ = [
     "ARMS",
@@ -100,6 +101,7 @@ __all__ = [
     "TextScores",
     "TextStates",
     "TrainingFree",
+    "TunedModel",
     "TunedStudent",
     "base_classifier",
     "closure",
