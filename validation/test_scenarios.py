@@ -28,4 +28,4 @@ def test_healed_compact_model_keeps_the_claimed_share_in_every_scenario(study, c
         claim.table(**scenario_table(found))
         claim.figure(**scenario_figure(found))
 
-    claim.judge(scenario_retention(found, main=scenarios == "main"), notes={"not run": not_run(found)})
+    claim.judge(scenario_retention(found, main=scenarios == "main"), notes={"not run": "; ".join(not_run(found))})

@@ -1,15 +1,18 @@
-"""`layerwise compress` and `layerwise inspect`."""
+"""`layerwise compress`, `layerwise inspect` and `layerwise adapter`."""
 
 import argparse
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from layerwise.commands.adapter import Brought, compared
+from layerwise.commands.adapter_report import LIMITS, report_of, tables_of
 from layerwise.commands.card import model_card
 from layerwise.commands.compress import Compressed, checked, compressed, refuse_used
 from layerwise.commands.inspect import DEFAULT, heat_map, inspected
@@ -24,6 +27,7 @@ from layerwise.statistics import Outcome
 NOT_SHOWN = 1  # exit status where a condition was not shown
 WRONG = 2  # where the command cannot be carried out
 INTERRUPTED = 130
+CANNOT = (OSError, ValueError, ImportError, MemoryError, UnsupportedArchitectureError, TrainingDivergedError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("\ninterrupted; what was finished is kept, and the same command goes on there", style="bold")
         return INTERRUPTED
-    except (OSError, ValueError, UnsupportedArchitectureError, TrainingDivergedError) as error:
+    except CANNOT as error:
         Console(stderr=True, soft_wrap=True).print(f"layerwise: {error}", style="red", markup=False, highlight=False)
         return WRONG
 
@@ -76,6 +80,32 @@ def _inspect(options: argparse.Namespace, console: Console, command: str) -> int
     scores = inspected(job, lab, tuple(options.methods.split(",")), options.workers)
     console.print(heat_map(scores, f"Layers of {job.full[0].describe()}"))
     return 0
+
+
+def _adapter(options: argparse.Namespace, console: Console, command: str) -> int:
+    transformers_logging.set_verbosity_error()  # a new head is no news here: whether it is replaced is checked
+    if options.out:
+        refuse_used(options.out)
+    names = ("model", "adapter", "data", "liked_from", "max_tokens", "batch")
+    brought, asked = Brought(**{name: getattr(options, name) for name in names}), dict(options.at_least) or None
+    made = compared(brought, _lab(options), asked)
+    for title, columns, rows in tables_of(made):
+        table = Table(*columns, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for name, verdict in made.verdicts.items():
+        console.print(f"{name}: {verdict.sentence}", highlight=False, markup=False)
+    for flaw in made.flaws:
+        console.print(f"nothing of this counts: {flaw}", style="red", highlight=False, markup=False)
+    for remark in (*made.remarks, *LIMITS):
+        console.print(f"mind this: {remark}", highlight=False, markup=False)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "README.md").write_text(report_of(made, brought, command), encoding="utf-8")
+        console.print(f"the report is in {options.out / 'README.md'}", highlight=False)
+    shown = all(verdict.outcome is Outcome.SUPPORTED for verdict in made.verdicts.values()) and not made.flaws
+    return 0 if shown or asked is None else NOT_SHOWN
 
 
 def _lab(options: argparse.Namespace) -> Lab:
@@ -113,6 +143,15 @@ def _share(text: str) -> float:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a share such as 25% or 0.25, got {text!r}") from None
+
+
+def _points(text: str) -> tuple[str, float]:
+    """A condition in points, such as "accuracy=3"."""
+    name, _, bound = text.partition("=")
+    try:
+        return name.lower(), float(bound)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a condition such as accuracy=3, in points, got {text!r}") from None
 
 
 def _condition(text: str) -> tuple[str, float]:
@@ -168,7 +207,45 @@ def _parser() -> argparse.ArgumentParser:
         "--methods", default=",".join(DEFAULT), metavar="A,B", help=f"importances (default: {','.join(DEFAULT)})"
     )
     inspect.set_defaults(run=_inspect)
+    _add_adapter(commands)
     return parser
+
+
+def _add_adapter(commands: Any) -> None:
+    parser = commands.add_parser(
+        "adapter",
+        help="show what an own LoRA adapter of a sequence classifier does to the features of its base",
+        description="Asks the frozen base with the adapter's head (A), the LoRA-tuned base with the same head (B) and "
+        "the frozen base with a head trained here (C) which items the newest test users will like.",
+        epilog="exit status: 0 done, and all that --at-least asks for is shown; 1 some is not; 2 it cannot be done",
+    )
+    parser.add_argument("--model", required=True, metavar="PATH_OR_ID", help="base that the adapter was trained on")
+    parser.add_argument(
+        "--adapter",
+        required=True,
+        metavar="DIR",
+        help="folder with adapter_config.json and adapter_model.safetensors, the trained head among its weights",
+    )
+    parser.add_argument(
+        "--data", required=True, metavar="NAME_OR_FILE", help="ratings with titles: ml-100k, a folder or a file"
+    )
+    parser.add_argument(
+        "--liked-from", type=float, default=4.0, metavar="RATING", help="lowest rating that is a like (default: 4)"
+    )
+    parser.add_argument("--max-tokens", type=int, default=48, metavar="N", help="longest prompt (default: 48)")
+    parser.add_argument("--batch", type=int, default=64, metavar="N", help="prompts at a time (default: 64)")
+    parser.add_argument(
+        "--at-least",
+        type=_points,
+        action="append",
+        default=[],
+        metavar="METRIC=POINTS",
+        help="by how much B must be shown to be ahead of A, and ahead of C at all, at an error rate of 1 %%: "
+        "accuracy, f1 or auc-roc; may be repeated (default: 3, 3 and 2 points are judged, and nothing is required)",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for a report")
+    _add_places(parser)
+    parser.set_defaults(run=_adapter)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -187,8 +264,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=int, metavar="N", help="of the full model at most (default: by size of the data)"
     )
     parser.add_argument("--learning-rate", type=float, metavar="RATE", help="of the full model (default: 0.001)")
-    parser.add_argument("--store", metavar="DIR", help="folder for finished results (default: the user's cache folder)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes side by side (default: one per core)")
+    _add_places(parser)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", metavar="DIR", help="folder for finished results (default: the user's cache folder)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where models run (default: cpu)")
 
 

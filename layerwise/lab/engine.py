@@ -8,19 +8,18 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import torch
 from transformers.utils import logging as transformers_logging
 
-from layerwise.lab.experiments import Experiment, closure
+from layerwise.lab.crew import News, make, make_missing
+from layerwise.lab.experiments import Experiment
 from layerwise.lab.lab import Lab
-from layerwise.lab.progress import Board
 from layerwise.lab.store import Store
 
-News = str | tuple[str, float, str]  # a sentence, or the name of a task with the share done and a word on how it goes
 MOST_WORKERS = 10  # a tier has no more long trainings that are independent, and each worker holds about 1 GB
 
 
@@ -45,16 +44,7 @@ def run(
         BrokenProcessPool: If a worker was killed, for instance for want of memory.
         Exception: The first error of an experiment; those under way are stopped.
     """
-    missing = lab.missing(closure(experiments))
-    if not missing:
-        return
-    workers = min(workers or default_workers(), len(missing))
-    board = Board({experiment.describe(): experiment.effort() for experiment in missing}, stream)
-    board.note(f"makes {len(missing)} results with {workers} workers; finished ones are kept in {lab.store.root}")
-    try:
-        _Pool(lab, missing, workers, board).run()
-    finally:
-        board.close()
+    make_missing(lab, experiments, lambda tasks: Processes(lab, min(workers or default_workers(), tasks)), stream)
 
 
 def default_workers() -> int:
@@ -63,58 +53,50 @@ def default_workers() -> int:
     return min(cores, MOST_WORKERS)
 
 
-class _Pool:
-    """Hands experiments to workers as soon as what they need is there."""
+class Processes:
+    """A crew of processes of this machine; see `Crew`."""
 
-    def __init__(self, lab: Lab, missing: Sequence[Experiment[Any]], workers: int, board: Board) -> None:
-        self._lab = lab
-        self._waiting = list(missing)
-        self._missing = set(missing)
-        self._board = board
-        self._running: dict[Future[float], Experiment[Any]] = {}
+    def __init__(self, lab: Lab, workers: int) -> None:
         self._workers = workers
+        self._running: dict[Future[float], Experiment[Any]] = {}
+        self._done: set[Future[float]] = set()
         context = multiprocessing.get_context("spawn")
         self._news: multiprocessing.Queue[News] = context.Queue()
         self._executor = ProcessPoolExecutor(
             workers, context, _start, (str(lab.store.root), str(lab.device), self._news)
         )
 
-    def run(self) -> None:
-        try:
-            while self._waiting or self._running:
-                self._submit()
-                done, _ = wait(self._running, timeout=0.2, return_when=FIRST_COMPLETED)
-                self._tell()
-                for future in done:
-                    experiment = self._running.pop(future)
-                    self._board.finish(experiment.describe(), future.result())
-                    self._missing.discard(experiment)
-        except BaseException:
+    def __str__(self) -> str:
+        return f"{self._workers} workers"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
             for process in multiprocessing.active_children():
                 process.terminate()
-            raise
-        finally:
-            self._executor.shutdown(cancel_futures=True)
+        self._executor.shutdown(cancel_futures=True)
 
-    def _submit(self) -> None:
-        for experiment in list(self._waiting):
-            if len(self._running) == self._workers:
-                return
-            if self._missing.isdisjoint(experiment.needs()):
-                self._waiting.remove(experiment)
-                key = self._lab.store.path_of(self._lab.spec(experiment)).name
-                self._running[self._executor.submit(_work, experiment, key)] = experiment
+    def room(self) -> int:
+        return self._workers - len(self._running)
 
-    def _tell(self) -> None:
+    def begin(self, experiment: Experiment[Any], key: str) -> None:
+        self._running[self._executor.submit(_work, experiment, key)] = experiment
+
+    def wait(self, seconds: float) -> None:
+        self._done, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
+
+    def news(self) -> Iterator[News]:
         while True:
             try:
-                news = self._news.get_nowait()
+                yield self._news.get_nowait()
             except queue.Empty:
                 return
-            if isinstance(news, str):
-                self._board.note(news)
-            else:
-                self._board.update(*news)
+
+    def made(self) -> Iterator[tuple[Experiment[Any], float]]:
+        for future in self._done:
+            yield self._running.pop(future), future.result()
 
 
 _LAB: Lab
@@ -126,6 +108,7 @@ def _start(root: str, device: str, news: "multiprocessing.Queue[News]") -> None:
     global _LAB, _NEWS
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # the report of a fresh head on every load is no news
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _NEWS = news
@@ -140,12 +123,6 @@ def _end_with_parent() -> None:
 
 
 def _work(experiment: Experiment[Any], key: str) -> float:
-    """Makes one experiment and returns the seconds it took.
-
-    Raises:
-        RuntimeError: If this worker would store the result elsewhere than its parent looks for it.
-    """
+    """Makes one experiment and returns the seconds it took."""
     name = experiment.describe()
-    if _LAB.store.path_of(_LAB.spec(experiment)).name != key:
-        raise RuntimeError(f"code, data or versions changed while the run was under way ({name}); start it again")
-    return _LAB.build(experiment, lambda share, words: _NEWS.put((name, share, words))).seconds
+    return make(_LAB, experiment, key, lambda share, words: _NEWS.put((name, share, words)))

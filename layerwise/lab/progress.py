@@ -36,7 +36,9 @@ class Board:
         self._start = self._drawn = time.monotonic()
 
     def update(self, name: str, share: float, words: str) -> None:
-        """Notes where a task stands."""
+        """Notes where a task stands; news of a finished one, which come late from another machine, are passed over."""
+        if name in self._finished:
+            return
         self._stages[name] = Stage(name, share, words)
         self._draw()
 

@@ -22,6 +22,7 @@ from layerwise.statistics import Effect, MeanDifference, Retention, retained
 from layerwise.statistics.false_discovery import adjusted_below
 
 SHOWN = 10  # worst, and as many of the best, scenarios in the figure
+WIDEST = 0.5  # interval of a retention in the figure; the table has all
 RATE = 0.01  # of false discoveries
 
 
@@ -68,7 +69,7 @@ def noise_figure(study: Study) -> dict[str, Any]:
     return {
         "name": "history-noise",
         "kind": "points",
-        "title": "NDCG@10 with noise in the histories, with 95 % intervals",
+        "title": "NDCG@10 by noise in the histories (95 % CI)",
         "x_label": "% of the events replaced",
         "y_label": "NDCG@10",
         "series": series,
@@ -112,13 +113,14 @@ def scenario_table(found: Sequence[Finding]) -> dict[str, Any]:
 
 
 def scenario_figure(found: Sequence[Finding]) -> dict[str, Any]:
-    """The worst and the best scenarios, as arguments of `claim.figure`."""
-    ordered = [one for one in by_retention(found) if np.isfinite(_effect(one).interval(LEVEL).high)]
+    """The worst and the best scenarios, as arguments of `claim.figure`; wide intervals would hide the others."""
+    ordered = [one for one in by_retention(found) if _width(_effect(one)) < WIDEST]
     parts = {"worst": ordered[:SHOWN], "best": ordered[SHOWN:][-SHOWN:]}
     return {
         "name": "scenarios",
         "kind": "intervals",
-        "title": f"Scenarios in which the compact model keeps least and most, of {len(ordered)} with 95 % intervals",
+        "title": f"Where the compact model keeps least and most, of {len(ordered)} scenarios whose 95 % interval is "
+        f"narrower than {100 * WIDEST:.0f} points",
         "x_label": "",
         "y_label": "% of NDCG@10 kept",
         "series": [_kept_series(label, part) for label, part in parts.items() if part],
@@ -128,7 +130,7 @@ def scenario_figure(found: Sequence[Finding]) -> dict[str, Any]:
 
 def not_run(found: Sequence[Finding]) -> list[str]:
     """Scenarios that say nothing on this dataset, each with the reason; none is dropped without a word."""
-    return [f"{one.scenario.name}: {one.why_not}" for one in found if one.effect is None]
+    return [f"{one.scenario.name}: {one.why_not}" for one in found if one.effect is None] or ["none"]
 
 
 def by_retention(found: Sequence[Finding]) -> list[Finding]:
@@ -171,8 +173,15 @@ def _mean(values: Values) -> str:
     return f"{values.mean():.4f} ({interval.low:.4f} to {interval.high:.4f})"
 
 
+def _width(effect: Retention) -> float:
+    interval = effect.interval(LEVEL)
+    return interval.high - interval.low
+
+
 def _share(effect: Retention) -> str:
     interval = effect.interval(LEVEL)
+    if not np.isfinite(interval.high):
+        return f"{100 * effect.estimate:.1f} % (unbounded)"
     return f"{100 * effect.estimate:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 

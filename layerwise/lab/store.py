@@ -64,9 +64,14 @@ class Store:
     Args:
         root: folder of the store; made when it is first needed. A read-only store serves what it holds.
         on_wait: called with a sentence when another process is making what is asked for.
+
+    Raises:
+        ValueError: the root is an address, such as that of object storage.
     """
 
     def __init__(self, root: Path | str, on_wait: Callable[[str], None] | None = None) -> None:
+        if "://" in str(root):
+            raise ValueError(f"a store is a folder, object storage is not supported: mount it as one, got {root}")
         self.root = Path(root).expanduser().absolute()
         self._on_wait = on_wait
 

@@ -44,6 +44,7 @@ from layerwise.lab.experiments import (
     NoisyStudent,
     PointerChain,
     Portrait,
+    QuantizedLikes,
     QuantizedQuality,
     RandomCut,
     RandomCuts,
@@ -60,6 +61,7 @@ from layerwise.lab.experiments import (
     TrainingFree,
     TunedModel,
     TunedStudent,
+    why_no_nf4,
 )
 from layerwise.lab.lab import Lab
 from layerwise.lab.tiers import Subject, Tier
@@ -355,6 +357,21 @@ class Study:
             *(FloorQuality(task.subject, name) for name in FLOOR),
         ]
 
+    def few_bits(self) -> list[Answers]:
+        """What LoRA answers in full precision, INT8 and INT4, and trained on NF4; one per seed, empty without these.
+
+        Nothing is made where bitsandbytes cannot work: `why_no_nf4` says why.
+        """
+        wanted = self._few_bits()
+        self.prepare(wanted)
+        return [self.lab.get(one) for one in wanted]
+
+    def _few_bits(self) -> list[QuantizedLikes]:
+        task, seeds = self.tier.likes, self.tier.seeds
+        if task is None or not self.tier.few_bits or why_no_nf4():
+            return []
+        return [QuantizedLikes(task, seed, seeds[0]) for seed in seeds]
+
     def model(self, model: Model) -> Recommender:
         """The model itself."""
         self.prepare([model])
@@ -380,6 +397,7 @@ class Study:
             *self._noisy_trainings(),
             *self._likes(),
             *self._texts(),
+            *self._few_bits(),
             *(self._contests() if self.tier.families else ()),
             *(experiment for at in self._contested() for experiment in at._rivals()),
             *(experiment for at in self._matched() for experiment in at._matched_families()),

@@ -143,7 +143,8 @@ class Tier:
         depths: Numbers of layers that healed models keep where depths are compared.
         weighted_share: Share of the layers that is kept where weights of layers are compared: enough of them to differ.
         likes: Binary task on a pretrained text model; None where the tier has no text model.
-        texts: Recommending with one; likewise.
+        few_bits: Whether LoRA on that task is also quantised, and trained on a base of four bits.
+        texts: Recommending with a pretrained text model; None where the tier has none.
         noise: Shares of the events of histories that are replaced by random ones, at test time.
         training_noise: Share of the training events that is replaced; None where no training has noise.
     """
@@ -166,6 +167,7 @@ class Tier:
     depths: tuple[int, ...] = (1, 2, 3, 4, 6)
     weighted_share: float = 0.5
     likes: LikeTask | None = None
+    few_bits: bool = False
     texts: TextTask | None = None
     noise: tuple[float, ...] = (0.05, 0.1, 0.2)
     training_noise: float | None = None

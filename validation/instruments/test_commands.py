@@ -17,8 +17,7 @@ from layerwise.commands.compress import Compressed, checked
 from layerwise.commands.inspect import heat_map
 from layerwise.commands.order import Order, job_of
 from layerwise.commands.recipe import recipe
-from layerwise.lab.engine import closure
-from layerwise.lab.experiments import FineTuned, ScratchModel, weights_digest
+from layerwise.lab.experiments import FineTuned, ScratchModel, closure, weights_digest
 from layerwise.models.families import FAMILIES, Shape
 from layerwise.models.recommender import Recommender, build_recommender
 

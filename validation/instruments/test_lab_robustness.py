@@ -38,7 +38,6 @@ from layerwise.lab.robustness import (
 )
 from layerwise.lab.robustness_checks import noise_checks, target_check
 from layerwise.lab.robustness_tables import (
-    by_retention,
     noise_figure,
     noise_table,
     not_run,
@@ -381,12 +380,27 @@ def test_the_table_shows_the_worst_first_and_names_what_is_shown_to_be_below():
     make_table(**table)
 
 
-def test_the_figure_has_the_worst_and_the_best_and_no_scenario_twice(found):
+def test_the_figure_has_the_worst_and_the_best_of_those_that_are_known_well():
+    names = [scenario.name for scenario in SCENARIOS[:23]]
+    found = [finding(name, 0.8 + place / 50, noise=0.05) for place, name in enumerate(names[:22])]
+    found.append(finding(names[22], 0.5, noise=9.0))
     figure = scenario_figure(found)
-    shown = [name for series in figure["series"] for name in series["x"]]
-    ordered = [one.scenario.name for one in by_retention(found)]
 
     make_figure(**figure)
-    assert len(set(shown)) == len(shown)
-    assert shown[:10] == ordered[:10]
-    assert shown[-1] == ordered[-1]
+    assert [series["label"] for series in figure["series"]] == ["worst", "best"]
+    assert [series["x"] for series in figure["series"]] == [names[:10], names[12:22]]
+    assert "of 22 scenarios whose" in figure["title"]
+
+
+def test_an_unbounded_interval_is_told_in_words():
+    wild = finding("slow", 1.0, noise=0.0)
+    rng = np.random.default_rng(0)
+    full = rng.standard_normal((5, 40)) + 0.05
+    effect = retained(full + rng.standard_normal(full.shape), np.where(full.mean() > 0, full, full + 1), "NDCG@10")
+    row = scenario_table([replace(wild, effect=effect)])["rows"][0]
+
+    assert row[-2].endswith("% (unbounded)")
+
+
+def test_where_all_were_run_it_says_so():
+    assert not_run([finding("slow", 1.0, noise=0.05)]) == ["none"]

@@ -22,7 +22,9 @@ from layerwise.lab.experiments.likes import (
 )
 from layerwise.lab.experiments.models import Model, ScratchModel
 from layerwise.lab.experiments.noisy_training import NoisyModel, NoisyScores, NoisyStudent
+from layerwise.lab.experiments.own_adapter import FrozenArms, OwnAnswers, OwnTask, TunedArm, own_digest
 from layerwise.lab.experiments.portrait import LayerPortrait, Portrait
+from layerwise.lab.experiments.qlora import FORMATS, QloraAdapter, QuantizedLikes, format_models, why_no_nf4
 from layerwise.lab.experiments.quality import FLOOR, FloorQuality, Quality
 from layerwise.lab.experiments.quantized import QuantizedQuality
 from layerwise.lab.experiments.random_cuts import RandomCut, RandomCuts
@@ -49,6 +51,7 @@ from layerwise.lab.experiments.tuned import TunedModel
 __all__ = [
     "ARMS",
     "FLOOR",
+    "FORMATS",
     "PARTS",
     "RULES",
     "TEXT_IMPORTANCES",
@@ -66,6 +69,7 @@ __all__ = [
     "Experiment",
     "FineTuned",
     "FloorQuality",
+    "FrozenArms",
     "FrozenFeatures",
     "GapRivals",
     "HealedModel",
@@ -82,9 +86,13 @@ __all__ = [
     "NoisyQuality",
     "NoisyScores",
     "NoisyStudent",
+    "OwnAnswers",
+    "OwnTask",
     "PointerChain",
     "Portrait",
+    "QloraAdapter",
     "Quality",
+    "QuantizedLikes",
     "QuantizedQuality",
     "RandomCut",
     "RandomCuts",
@@ -101,12 +109,16 @@ __all__ = [
     "TextScores",
     "TextStates",
     "TrainingFree",
+    "TunedArm",
     "TunedModel",
     "TunedStudent",
     "base_classifier",
     "closure",
+    "format_models",
     "like_tasks",
+    "own_digest",
     "weights_digest",
+    "why_no_nf4",
 ]
 
 for _kind in (
@@ -128,7 +140,9 @@ for _kind in (
     NoisyQuality,
     NoisyScores,
     NoisyStudent,
+    QloraAdapter,
     Quality,
+    QuantizedLikes,
     QuantizedQuality,
     RandomCuts,
     RemovalDamage,
@@ -142,6 +156,7 @@ for _kind in (
     TextScores,
     TextStates,
     TrainingFree,
+    TunedArm,
     TunedStudent,
 ):
     _kind.code_digest()
