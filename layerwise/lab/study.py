@@ -17,9 +17,13 @@ from layerwise.data.splits import Split
 from layerwise.lab.experiments import (
     FLOOR,
     RULES,
+    TEXT_IMPORTANCES,
+    TEXT_ROWS,
     Answers,
+    AnyText,
     BandAdaptation,
     CompactModel,
+    CompactText,
     Control,
     CutQuality,
     Damage,
@@ -27,6 +31,7 @@ from layerwise.lab.experiments import (
     FloorQuality,
     GapRivals,
     HealedModel,
+    HealedText,
     IdentityLayers,
     LayerPortrait,
     LayerScores,
@@ -50,6 +55,9 @@ from layerwise.lab.experiments import (
     TargetQuality,
     TaskImportance,
     TaskImportances,
+    TextModel,
+    TextQuality,
+    TextScores,
     TrainingFree,
     TunedModel,
     TunedStudent,
@@ -296,6 +304,59 @@ class Study:
         task, seeds = self.tier.likes, self.tier.seeds
         return [LikeAnswers(task, seed, seeds[0]) for seed in seeds] if task else []
 
+    def texts(self, row: str = "lora", shuffled: bool = False) -> list[TextModel]:
+        """Text recommenders of a row of `TextModel`, one per seed; of the controls' seeds where titles are shuffled.
+
+        Without training there is one for all seeds. Empty in a tier without a text recommender.
+        """
+        task = self.tier.texts
+        if task is None:
+            return []
+        seeds = self.tier.seeds[: task.controls] if shuffled else self.tier.seeds
+        return [TextModel(task, seed, row, shuffled) for seed in (seeds[:1] if row == "zero-shot" else seeds)]
+
+    def compact_texts(self) -> list[CompactText]:
+        """Text recommenders with a share of their layers, untrained."""
+        return [CompactText(full, full.of.selected_by, full.of.kept) for full in self.texts()]
+
+    def healed_texts(self) -> list[HealedText]:
+        """The same, healed."""
+        return [HealedText(compact) for compact in self.compact_texts()]
+
+    def text_quality(self, models: Sequence[AnyText]) -> Mapping[str, FloatArray]:
+        """Test metrics of text recommenders, name -> *seeds x users*; names as in `Quality`."""
+        wanted = [TextQuality(model) for model in models]
+        self.prepare(wanted)
+        by_seed = [self.lab.get(quality) for quality in wanted]
+        return {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
+
+    def text_scores(self, method: str) -> NDArray[np.float64]:
+        """Importance of each layer of the text recommenders, *seeds x num_layers*."""
+        wanted = [TextScores(full, method) for full in self.texts()]
+        self.prepare(wanted)
+        return np.stack([self.lab.get(scores) for scores in wanted]).astype(np.float64)
+
+    def text_floor(self) -> dict[str, FloatArray]:
+        """NDCG@10 of the training-free recommenders on the text task's data: name -> *users*."""
+        task = self.tier.texts
+        wanted = [FloorQuality(task.subject, name) for name in FLOOR] if task else []
+        self.prepare(wanted)
+        return {quality.name: self.lab.get(quality)["ndcg@10"] for quality in wanted}
+
+    def _texts(self) -> list[Experiment]:  # type: ignore[type-arg]
+        """What the claims on text recommenders are judged by."""
+        task = self.tier.texts
+        if task is None:
+            return []
+        models = (*self.texts(), *self.healed_texts(), *self.compact_texts())
+        rows = [(row, shuffled) for row in TEXT_ROWS for shuffled in (False, True)]
+        return [
+            *map(TextQuality, models),
+            *(TextQuality(model) for row, shuffled in rows for model in self.texts(row, shuffled)),
+            *(TextScores(full, method) for method in TEXT_IMPORTANCES for full in self.texts()),
+            *(FloorQuality(task.subject, name) for name in FLOOR),
+        ]
+
     def few_bits(self) -> list[Answers]:
         """What LoRA answers in full precision, INT8 and INT4, and trained on NF4; one per seed, empty without these.
 
@@ -335,6 +396,7 @@ class Study:
             *(experiment for family in self.tier.families for experiment in self.of(family)._comparisons()),
             *self._noisy_trainings(),
             *self._likes(),
+            *self._texts(),
             *self._few_bits(),
             *(self._contests() if self.tier.families else ()),
             *(experiment for at in self._contested() for experiment in at._rivals()),

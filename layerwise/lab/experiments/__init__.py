@@ -34,6 +34,17 @@ from layerwise.lab.experiments.scores import LayerScores
 from layerwise.lab.experiments.shapley import LayerShapley
 from layerwise.lab.experiments.students import ModelQuality, Student, TunedStudent
 from layerwise.lab.experiments.tasks import TaskImportance, TaskImportances
+from layerwise.lab.experiments.text import (
+    TEXT_IMPORTANCES,
+    TEXT_ROWS,
+    AnyText,
+    CompactText,
+    HealedText,
+    TextModel,
+    TextQuality,
+    TextScores,
+    TextStates,
+)
 from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFree
 from layerwise.lab.experiments.tuned import TunedModel
 
@@ -43,10 +54,14 @@ __all__ = [
     "FORMATS",
     "PARTS",
     "RULES",
+    "TEXT_IMPORTANCES",
+    "TEXT_ROWS",
     "Answers",
+    "AnyText",
     "BandAdaptation",
     "Bench",
     "CompactModel",
+    "CompactText",
     "Control",
     "Cut",
     "CutQuality",
@@ -58,6 +73,7 @@ __all__ = [
     "FrozenFeatures",
     "GapRivals",
     "HealedModel",
+    "HealedText",
     "IdentityLayers",
     "LayerPortrait",
     "LayerScores",
@@ -88,6 +104,10 @@ __all__ = [
     "TargetQuality",
     "TaskImportance",
     "TaskImportances",
+    "TextModel",
+    "TextQuality",
+    "TextScores",
+    "TextStates",
     "TrainingFree",
     "TunedArm",
     "TunedModel",
@@ -104,11 +124,13 @@ __all__ = [
 for _kind in (
     BandAdaptation,
     CompactModel,
+    CompactText,
     FineTuned,
     FloorQuality,
     FrozenFeatures,
     GapRivals,
     HealedModel,
+    HealedText,
     LayerPortrait,
     LayerScores,
     LayerShapley,
@@ -129,6 +151,10 @@ for _kind in (
     Student,
     TargetQuality,
     TaskImportances,
+    TextModel,
+    TextQuality,
+    TextScores,
+    TextStates,
     TrainingFree,
     TunedArm,
     TunedStudent,
