@@ -312,6 +312,5 @@ TIERS = {
         selected_by="empirical-fisher",
         importances=(),
         likes=LIKES,
-        texts=TEXTS,
     ),
 }
