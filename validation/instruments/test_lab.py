@@ -184,7 +184,7 @@ def _alive(group):
     return True
 
 
-def _until(condition, seconds=60):
+def _until(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"nothing happened within {seconds} s"

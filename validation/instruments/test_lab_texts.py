@@ -29,7 +29,7 @@ from layerwise.lab.text_tables import (
     text_size_table,
     text_table,
 )
-from layerwise.lab.tiers import TIERS, TextTask
+from layerwise.lab.tiers import TEXTS, TIERS, TextTask
 from layerwise.models.lora_classifier import Lora
 from layerwise.models.text_fitting import TextRecipe
 from layerwise.models.text_training import next_item_loss
@@ -216,7 +216,7 @@ def test_the_claim_judges_healed_over_full_of_every_seed_and_user(study):
 
 
 def test_a_text_tier_trains_the_models_that_its_claims_read_for_every_seed():
-    tier = TIERS["text"]
+    tier = replace(TIERS["text"], texts=TEXTS)
     study = Study(tier, None, None)
 
     planned = study.everything()
