@@ -14,6 +14,8 @@ from reports.records import Record
 Gate = Literal["pass", "warn", "fail", "not-run"]
 Change = Literal["same", "new", "worse", "improved", "void", "invalid", "missing", "gone", "not-run"]
 
+NO_RECORD = "no record arrived: its test was renamed, removed, deselected or stopped, or its worker died"
+NAMED = 3  # cases that a sentence on many of them names
 ORDER = {verdict: place for place, verdict in enumerate(ACCEPTABLE)}  # from best to worst
 
 
@@ -89,10 +91,20 @@ class Judgement:
         """Declared cases that were demanded and left no verdict."""
         return [decision for decision in self.decisions if decision.ruling.change == "missing"]
 
-    def problems(self) -> list[str]:
-        """One sentence for everything that makes the gate fail."""
+    def problems(self, stopped: bool = False) -> list[str]:
+        """One sentence for everything that makes the gate fail.
+
+        Args:
+            stopped: The run ended early, so that one sentence does for all cases that it did not reach.
+        """
         failed = [decision for decision in self.decisions if decision.ruling.gate == "fail"]
-        return list(self.errors) + [f"{decision.name}: {decision.ruling.why}" for decision in failed]
+        unreached = [decision.name for decision in failed if decision.ruling.why == NO_RECORD]
+        if not stopped or len(unreached) < 2:
+            unreached = []
+        more = f" and {len(unreached) - NAMED} more" if len(unreached) > NAMED else ""
+        said = [f"{len(unreached)} cases were not reached: {', '.join(unreached[:NAMED])}{more}"] if unreached else []
+        own = [f"{decision.name}: {decision.ruling.why}" for decision in failed if decision.name not in unreached]
+        return list(self.errors) + own + said
 
     @property
     def complete(self) -> bool:
@@ -247,8 +259,7 @@ def _unjudged(
     accepted = standing(entry, declaration)
     verdict = "missing"
     if not tests:
-        why = "no record arrived: its test was renamed, removed, deselected or stopped, or its worker died"
-        ruling = Ruling("fail", "missing", accepted, why)
+        ruling = Ruling("fail", "missing", accepted, NO_RECORD)
     elif tests[0].outcome == "skipped":
         verdict, why = "not-run", f"not run: {tests[0].message}"
         ruling = Ruling("not-run", "not-run", accepted, why)

@@ -55,7 +55,7 @@ class Run:
 
     def problems(self) -> list[str]:
         """One sentence for everything that makes the run fail."""
-        return self.general_problems() + self.judgement.problems()
+        return self.general_problems() + self.judgement.problems(stopped=bool(self.context.stopped))
 
     def general_problems(self) -> list[str]:
         """What is wrong with the run as a whole, instruments first."""

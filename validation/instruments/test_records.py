@@ -357,6 +357,15 @@ def test_a_refutation_fails_wherever_its_estimate_lies():
     assert rule("refuted", of, accepted("supported", of), 9.9).gate == "fail"
 
 
+def test_a_run_that_was_stopped_names_what_it_did_not_reach_in_one_sentence():
+    declared = {("speedup", f"c{i}"): declaration(case=f"c{i}") for i in range(5)}
+    judgement = settle(declared, [], {}, [], demanded=True)
+    assert len(judgement.problems()) == 5
+    assert judgement.problems(stopped=True) == [
+        "5 cases were not reached: speedup[c0], speedup[c1], speedup[c2] and 2 more"
+    ]
+
+
 def test_a_refutation_accepted_for_another_declaration_does_not_count():
     ruling = rule("refuted", declaration(low=3.6), accepted("refuted"))
     assert (ruling.gate, ruling.change, ruling.accepted) == ("fail", "void", None)
