@@ -97,7 +97,9 @@ def test_frozen_parameters_count_and_stay_frozen(recommender):
     flags = [parameter.requires_grad for parameter in recommender.parameters()]
 
     with torch.no_grad():
-        np.testing.assert_array_equal(gradient_norm(recommender, batches), expected)
+        found = gradient_norm(recommender, batches)
+    # Not to the bit: with less to differentiate, some processors are given another kernel of T5's attention.
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
     assert [parameter.requires_grad for parameter in recommender.parameters()] == flags
 
 

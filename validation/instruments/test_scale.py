@@ -39,13 +39,15 @@ def test_a_stage_that_fails_ends_the_measurement(tmp_path):
 
 
 def test_peak_is_that_of_the_stage_and_not_of_earlier_ones():
+    """So large that tens of MB do not matter, which a kernel may take away from an idle parent meanwhile."""
+
     def hungry():
-        np.ones(3 * 10**7)
+        np.ones(15 * 10**7)
 
     _, large = scale._in_a_fork(hungry, [], None)
     _, small = scale._in_a_fork(lambda: None, [], None)
 
-    assert large["peak"] - small["peak"] == pytest.approx(2.4e8, rel=0.1)
+    assert large["peak"] - small["peak"] == pytest.approx(1.2e9, rel=0.1)
 
 
 def test_losses_differ_in_memory_where_the_catalogue_is_large():
