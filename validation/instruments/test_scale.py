@@ -1,12 +1,14 @@
 """Stages at scale on a small data set: what is measured is what was done; tables and exponents by hand."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from layerwise.lab import scale
-from layerwise.lab.scale import STAGES, losses, measured
+from layerwise.lab.scale import STAGES, measured
 from reports.scale import DRAWN, NUMBERS, fitted_exponent, publish, tables
 
 pytestmark = pytest.mark.skipif(not scale.CLEAR.exists(), reason="peak memory is read from /proc, which only Linux has")
@@ -38,22 +40,33 @@ def test_a_stage_that_fails_ends_the_measurement(tmp_path):
         measured(str(tmp_path / "nothing.csv"), ["read"])
 
 
-def test_peak_is_that_of_the_stage_and_not_of_earlier_ones():
-    """So large that tens of MB do not matter, which a kernel may take away from an idle parent meanwhile."""
+@pytest.fixture(scope="module")
+def peaks():
+    """Peaks as a fresh process measures them: a child of this one would use the memory that it has freed.
 
-    def hungry():
-        np.ones(15 * 10**7)
+    The first is of a stage that takes 1.2 GB, the second of one after it that takes nothing.
+    """
+    code = """
+import json
+import numpy as np
+from layerwise.lab import scale
+stages = [lambda: np.ones(15 * 10**7).sum(), lambda: None]
+peaks = [scale._in_a_fork(stage, [], None)[1]["peak"] for stage in stages]
+print(json.dumps([*peaks, *(cost["peak"] for cost in scale.losses(8_000).values())]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
-    _, large = scale._in_a_fork(hungry, [], None)
-    _, small = scale._in_a_fork(lambda: None, [], None)
 
-    assert large["peak"] - small["peak"] == pytest.approx(1.2e9, rel=0.1)
+def test_peak_is_that_of_the_stage_and_not_of_earlier_ones(peaks):
+    large, small, *_ = peaks
+
+    assert large - small == pytest.approx(1.2e9, rel=0.1)
 
 
-def test_losses_differ_in_memory_where_the_catalogue_is_large():
-    costs = losses(8_000)
+def test_losses_differ_in_memory_where_the_catalogue_is_large(peaks):
+    _, _, full, chunked, sampled = peaks
 
-    full, chunked, sampled = (cost["peak"] for cost in costs.values())
     assert full > chunked > sampled
 
 
