@@ -187,8 +187,14 @@ def _standardised(part: Effect, edge: float) -> TwoWay:
     unit = form.standard_error or form.chance
     if unit == 0:
         return replace(form, mean=CERTAIN * float(np.sign(form.mean)))
-    own = float(form.standard_error > 0)
-    return replace(form, mean=form.mean / unit, standard_error=own, chance=form.chance / unit)
+    own = float(form.standard_error > 0)  # also where it is infinite
+    return replace(
+        form,
+        mean=form.mean / unit,
+        standard_error=own,
+        chance=form.chance / unit,
+        seed_error=form.seed_error / unit,
+    )
 
 
 def _bounded(distances: list[float]) -> float:

@@ -13,12 +13,12 @@ from layerwise.statistics.base import Effect
 def p_below(effect: Effect, edge: float) -> float:
     """One-sided p value of the hypothesis that an effect lies at an edge or above it; small where it lies below.
 
-    By the t test of `Effect.against`, as every verdict. Without error, 0 below the edge and 1 elsewhere.
+    By the t tests of `Effect.against`, all of which must find it there, as for every verdict. Without error, 0 below
+    the edge and 1 elsewhere.
     """
     form = effect.against(edge)
-    if form.standard_error == 0:
-        return float(form.mean >= 0)
-    return float(stats.t.cdf(form.mean / form.standard_error, form.df))
+    tests = [stats.t.cdf(form.mean / error, df) for error, df in form.errors if error > 0]
+    return float(max(tests, default=form.mean >= 0))
 
 
 def adjusted_below(effects: Mapping[str, Effect], edge: float) -> dict[str, float]:

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 
 from layerwise.statistics.base import Effect, Interval, check_level, detectable_distance
 from layerwise.statistics.tables import FloatArray, as_table, check_same_shape
-from layerwise.statistics.two_way import TwoWay, combine, t_quantile, two_way, variance_parts
+from layerwise.statistics.two_way import TwoWay, combine, two_way, variance_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ class Retention(Effect):
 
         def excess(shift: float) -> float:  # above 0 where estimate + shift is not rejected
             form = self._shifted(shift)
-            return t_quantile((1 + level) / 2, form.df) * form.standard_error - abs(form.mean)
+            return form.margin((1 + level) / 2) - abs(form.mean)
 
         step = sign * self._shifted(0.0).standard_error / float(self.full.mean())
         near, far = 0.0, step

@@ -23,6 +23,8 @@ class TwoWay:
         seed_share: part of the variance that only more seeds can reduce, 0 to 1; 0 with one seed.
         chance: standard error that the mean would have if it were 0 by pure chance, same unit; 0 where that is
             not known.
+        seed_error: standard error of the mean as a sample of seeds alone, same unit; 0 with one seed.
+        seed_df: its degrees of freedom, seeds - 1.
     """
 
     mean: float
@@ -30,15 +32,20 @@ class TwoWay:
     df: float
     seed_share: float
     chance: float = 0.0
+    seed_error: float = 0.0
+    seed_df: float = math.inf
+
+    @property
+    def errors(self) -> tuple[tuple[float, float], ...]:
+        """Every error that the mean must stand, with its degrees: of the sample, of its seeds alone, of chance."""
+        return (self.standard_error, self.df), (self.seed_error, self.seed_df), (self.chance, math.inf)
 
     def margin(self, probability: float) -> float:
         """Distance from the mean that is exceeded on one side with chance 1 - probability, same unit.
 
-        By t and the sample's error, or by the normal distribution and the error of pure chance, whichever is
-        farther.
+        The farthest of those that Student's t gives for each of `errors`.
         """
-        by_sample = t_quantile(probability, self.df) * self.standard_error
-        return max(by_sample, t_quantile(probability, math.inf) * self.chance)
+        return max(t_quantile(probability, df) * error for error, df in self.errors)
 
     def minus(self, edge: float) -> TwoWay:
         """The same sample measured from an edge, in the mean's unit."""
@@ -117,7 +124,14 @@ def combine(mean: float, parts: FloatArray, shape: tuple[int, ...]) -> TwoWay:
         df = float((shape[0] - 1) * (shape[1] - 1)) if residual else math.inf
         return TwoWay(mean, math.sqrt(residual), df, 0.0)
     uncertainty = (seeds / variance) ** 2 / max(shape[0] - 1, 1) + (users / variance) ** 2 / (shape[1] - 1)
-    return TwoWay(mean, math.sqrt(variance), 1 / uncertainty, max(seeds - residual, 0.0) / variance)
+    return TwoWay(
+        mean,
+        math.sqrt(variance),
+        1 / uncertainty,
+        max(seeds - residual, 0.0) / variance,
+        seed_error=math.sqrt(seeds),
+        seed_df=max(shape[0] - 1, 1),
+    )
 
 
 def t_quantile(probability: float, df: float) -> float:

@@ -82,6 +82,28 @@ def test_same_values_for_every_user_is_the_seeds_t_test():
     assert result.seed_share == pytest.approx(1, rel=1e-12)
 
 
+def test_users_take_nothing_from_what_few_seeds_leave_unknown():
+    """Seed means -1 and 1, user means -.1 and .1, no residual: vs 1, vu .01. t with 1 degree at .975 is 12.7062."""
+    result = two_way([[-1.1, -0.9], [0.9, 1.1]])
+    by_sample = stats.t.ppf(0.975, 1.01**2 / (1 + 0.01**2)) * math.sqrt(1.01)
+    assert (result.seed_error, result.seed_df) == (pytest.approx(1), 1)
+    assert by_sample == pytest.approx(12.193, abs=0.001)
+    assert result.margin(0.975) == pytest.approx(12.7062, abs=1e-4)
+
+
+@pytest.mark.parametrize("probability", [0.99, 0.998])
+@pytest.mark.parametrize("seed_share", [0.9, 0.7])
+def test_seeds_that_dominate_are_called_different_hardly_more_often_than_said(seed_share, probability):
+    """At one-sided 1 and .2 % without the floor 1.4 and .5 % of such tables were. Four standard errors are allowed."""
+    rng, tables, users = np.random.default_rng(7), 10_000, 40
+    of_seeds = rng.normal(size=(tables, 5, 1)) * math.sqrt(5 * seed_share)
+    of_users = rng.normal(size=(tables, 1, users)) * math.sqrt(users * (1 - seed_share))
+    found = [two_way(table) for table in of_seeds + of_users]
+    rate = np.mean([one.mean > one.margin(probability) for one in found])
+    alpha = 1 - probability
+    assert rate < 1.25 * alpha + 4 * math.sqrt(alpha / tables)
+
+
 def test_cells_that_vary_around_equal_means_do_not_count_as_exact():
     """Both seeds and both users have mean 0: the residual mean square 4 over 4 cells remains, with 1 degree."""
     result = two_way([[1.0, -1.0], [-1.0, 1.0]])
