@@ -15,6 +15,7 @@ NARROWING = {
     "stepwise": "--stepwise",
     "deselect": "--deselect",
     "dataset": "--dataset",
+    "text_model": "--text-model",
 }
 WITHOUT_TESTS = ("collectonly", "setuponly", "setupplan")
 

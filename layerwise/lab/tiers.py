@@ -187,6 +187,22 @@ class Tier:
         """Epochs of a student; families that learn from fewer targets heal longer, too."""
         return HEALING_EPOCHS.get(self.subject.family, self.subject.healing.epochs)
 
+    def reading_with(self, base: str, pooling: Pooling = "last") -> "Tier":
+        """The same tier, its text claims on another pretrained model, whose state stands where its family has it.
+
+        Args:
+            base: Folder or name on the hub.
+            pooling: "mean" for a sentence encoder; see `TextRecommender`.
+
+        Raises:
+            ValueError: The tier has no text model.
+        """
+        if not (self.likes or self.texts):
+            raise ValueError(f"the {self.name} tier has no claim on a text model; the text tier has")
+        likes = replace(self.likes, base=base) if self.likes else None
+        texts = replace(self.texts, base=base, pooling=pooling) if self.texts else None
+        return replace(self, likes=likes, texts=texts)
+
     def on(self, dataset: str) -> "Tier":
         """The same tier on another of its datasets, where neither cuts of families nor rules are compared."""
         subjects = {subject.dataset: subject for subject in (*self.matched, *self.elsewhere, self.subject)}
@@ -312,5 +328,6 @@ TIERS = {
         selected_by="empirical-fisher",
         importances=(),
         likes=LIKES,
+        few_bits=True,
     ),
 }

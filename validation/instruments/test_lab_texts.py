@@ -227,3 +227,11 @@ def test_a_text_tier_trains_the_models_that_its_claims_read_for_every_seed():
     }
     assert [model.seed for model in study.texts("lora", shuffled=True)] == [0, 1]
     assert Study(TIERS["quick"], None, None).texts() == []
+
+
+def test_a_tier_reads_with_another_text_model_in_all_its_claims_or_says_that_it_has_none():
+    other = TIERS["text"].reading_with("some/model")
+    assert (other.likes.base, other.texts.base, other.texts.pooling) == ("some/model", "some/model", "last")
+    assert TIERS["text"].likes.base == "all-MiniLM-L6-v2"
+    with pytest.raises(ValueError, match="quick tier has no claim on a text model; the text tier has"):
+        TIERS["quick"].reading_with("some/model")

@@ -184,13 +184,21 @@ def test_started_from_a_subfolder_with_a_path_the_whole_folder_still_counts(proj
 
 
 @pytest.mark.parametrize(
-    ("source", "words"), [("no-such-data", "neither a known data set"), ("empty", "must hold one interactions file")]
+    ("option", "source", "words"),
+    [
+        ("--dataset", "no-such-data", "neither a known data set"),
+        ("--dataset", "empty", "must hold one interactions file"),
+        ("--text-model", "./empty", "config.json"),
+        ("--text-model", "./strange", "model type 'resnet' is not supported"),
+    ],
 )
-def test_a_dataset_that_cannot_be_read_is_said_once_and_before_anything_runs(project, source, words):
+def test_what_a_user_brings_and_cannot_be_read_is_said_once_and_before_anything_runs(project, option, source, words):
     project.pytester.makeconftest('pytest_plugins = ["fixtures.claim", "fixtures.lab", "reports.plugin"]')
     project.write()
     (project.path / "empty").mkdir()
-    result = project.run("--dataset", source)
+    (project.path / "strange").mkdir()
+    (project.path / "strange" / "config.json").write_text('{"model_type": "resnet"}')
+    result = project.run(option, source)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert said(result).count(words) == 1
     assert not (project.path / "reports" / "generated").exists()
