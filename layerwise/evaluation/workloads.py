@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import StaticCache
 
+from layerwise.evaluation.prepared import Prepared
 from layerwise.models.families import family_of
 from layerwise.models.modes import evaluating
 from layerwise.models.recommender import Recommender
@@ -23,7 +24,8 @@ class Scoring(nn.Module):
 
     What follows the layers is computed for the position that is asked and no other; `Recommender.forward` transforms
     all of them in a masked model, which is a fixed cost that does not shrink with the layers. Any supported language
-    model is a `Recommender` once the last tokens of its vocabulary are called special.
+    model is a `Recommender` once the last tokens of its vocabulary are called special. Masks and position biases are
+    made by `Prepared`, in fewer operations and to the same bit; full and compact models alike.
 
     Args:
         recommender: Scores the catalogue; shared, not copied.
@@ -38,6 +40,7 @@ class Scoring(nn.Module):
         if not 1 <= k <= recommender.num_items:
             raise ValueError(f"k must lie within [1, {recommender.num_items}], the catalogue, got {k}")
         self.recommender, self.k = recommender, k
+        self.prepared = Prepared(recommender.model)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -46,8 +49,8 @@ class Scoring(nn.Module):
 
     def forward(self, last: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and codes of the best items, each *batch x k*, best first; arguments as `Recommender.batch` makes."""
-        with _asked_only(self.model, last):
-            states = self.recommender.states(inputs)  # batch x 1 x hidden
+        with _asked_only(self.model, last), self.prepared.using(inputs) as ready:
+            states = self.recommender.states(ready)  # batch x 1 x hidden
         scores, items = self.recommender.item_scores(states[:, 0].float()).topk(self.k)
         return scores, items
 
