@@ -1,6 +1,7 @@
 """Numbers in, verdicts out: effects with intervals over seeds and users, judged against claimed regions."""
 
 from layerwise.statistics.concordance import kendalls_w
+from layerwise.statistics.consistency import kuncheva_index
 from layerwise.statistics.effects import (
     AllOf,
     ClassificationGain,
@@ -40,6 +41,7 @@ __all__ = [
     "effect_from_evidence",
     "judge",
     "kendalls_w",
+    "kuncheva_index",
     "retained",
     "s_shape_gain",
     "speedup",
