@@ -71,7 +71,7 @@ class Lab:
         return [experiment for experiment in experiments if not self.has(experiment)]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _split(dataset: str, test_targets: int) -> Split:
     """The split of a dataset that can be judged; what had to be left out or shuffled stands in its audit.
 
@@ -84,6 +84,6 @@ def _split(dataset: str, test_targets: int) -> Split:
     return leave_last_out(table.shuffled_ties(seed=0), test_targets) if audit(split).has_sorted_ties else split
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _data_digest(dataset: str, test_targets: int) -> str:
     return _split(dataset, test_targets).digest()

@@ -65,6 +65,7 @@ from layerwise.lab.experiments import (
 )
 from layerwise.lab.lab import Lab
 from layerwise.lab.tiers import Subject, Tier
+from layerwise.lab.transfer_plan import transfer_cells
 from layerwise.models.families import FAMILIES
 from layerwise.models.layers import stacks_of
 from layerwise.models.recommender import Recommender
@@ -401,6 +402,7 @@ class Study:
             *(self._contests() if self.tier.families else ()),
             *(experiment for at in self._contested() for experiment in at._rivals()),
             *(experiment for at in self._matched() for experiment in at._matched_families()),
+            *transfer_cells(self.tier),
             *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),
             *(self._cuts() if self.tier.importances else ()),
             *self._controls(PointerChain),

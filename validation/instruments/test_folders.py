@@ -60,7 +60,9 @@ def test_what_is_no_name_of_a_folder_stays_as_it_is(place, source):
 
 def test_every_further_data_set_of_a_tier_has_a_folder():
     """Only those can be missing, and only what can be missing is skipped with a reason."""
-    assert {subject.dataset for tier in TIERS.values() for subject in tier.elsewhere} <= set(FOLDERS)
+    further = {s.dataset for tier in TIERS.values() for s in (*tier.elsewhere, *tier.matched, *tier.transferred)}
+
+    assert further - {tier.subject.dataset for tier in TIERS.values()} <= set(FOLDERS)
 
 
 @pytest.fixture

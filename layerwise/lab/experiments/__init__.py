@@ -46,9 +46,11 @@ from layerwise.lab.experiments.text import (
     TextStates,
 )
 from layerwise.lab.experiments.training_free import Cut, CutQuality, TrainingFree
+from layerwise.lab.experiments.transfer_cuts import AGAIN, TransferCut, TransferCuts
 from layerwise.lab.experiments.tuned import TunedModel
 
 __all__ = [
+    "AGAIN",
     "ARMS",
     "FLOOR",
     "FORMATS",
@@ -109,6 +111,8 @@ __all__ = [
     "TextScores",
     "TextStates",
     "TrainingFree",
+    "TransferCut",
+    "TransferCuts",
     "TunedArm",
     "TunedModel",
     "TunedStudent",
@@ -156,6 +160,7 @@ for _kind in (
     TextScores,
     TextStates,
     TrainingFree,
+    TransferCuts,
     TunedArm,
     TunedStudent,
 ):
