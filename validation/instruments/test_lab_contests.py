@@ -73,6 +73,8 @@ from layerwise.lab.experiments import (
     TaskImportance,
     TaskImportances,
     TrainingFree,
+    TransferCut,
+    TransferCuts,
     TunedModel,
     TunedStudent,
     closure,
@@ -129,8 +131,9 @@ def layers_in(model):
 def further_data(tmp_path, monkeypatch):
     """Folders for the further data sets of every tier: they count as being here."""
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    for subject in (*TIERS["standard"].elsewhere, *TIERS["models"].matched, AWAY):
-        (tmp_path / subject.dataset).mkdir()
+    further = (*TIERS["standard"].elsewhere, *TIERS["models"].matched, *TIERS["transfer"].transferred, AWAY)
+    for dataset in {subject.dataset for subject in further}:
+        (tmp_path / dataset).mkdir()
 
 
 class Answering:
@@ -201,6 +204,12 @@ def made_up(experiment, rng, users=120):
             return {(share, by): rng.random(users) for share in experiment.shares for by in experiment.methods}
         case TrainingFree():
             return {cut.name: CutQuality(rng.random(users), (0, 1), (0.5,) * cut.bridged) for cut in experiment.cuts()}
+        case TransferCuts():
+            return {
+                (share, name): TransferCut(rng.random(users), tuple(range(number_to_keep(layers, share))))
+                for share in experiment.shares
+                for name in experiment.choosers()
+            }
         case GapRivals():
             return {"bare cut": rng.random(users), "trained gap adapters": rng.random(users)}
         case BandAdaptation():
@@ -270,7 +279,7 @@ class Shown:
         assert np.isfinite(effect.estimate)
 
 
-@pytest.mark.parametrize("tier", ["quick", "standard", "models"])
+@pytest.mark.parametrize("tier", ["quick", "standard", "models", "transfer"])
 def test_claims_ask_for_everything_that_a_tier_makes_and_for_nothing_else(tier, further_data, tmp_path, monkeypatch):
     """The claim tests themselves are run, every case that the tier declares, on a lab that makes nothing.
 
