@@ -51,8 +51,7 @@ def at_home(study: Study, share: float) -> FloatArray:
 
 def elsewhere(study: Study, share: float) -> FloatArray:
     """The same by the choice of the others, the mean over all of them, user by user."""
-    by_source: FloatArray = np.stack([cut_ndcg(study, source, share) for source in sources_of(study)])
-    mean: FloatArray = by_source.mean(axis=0)
+    mean: FloatArray = _by_source(study, share).mean(axis=0)
     return mean
 
 
@@ -77,9 +76,13 @@ def every_pair(studies: Mapping[str, Study], share: float) -> AllOf:
 
 
 def over_rules(study: Study, share: float) -> AllOf:
-    """NDCG@10 with layers chosen elsewhere minus that with layers by each rule that looks at no data."""
-    own = elsewhere(study, share)
-    return AllOf({rule: MeanDifference(own - cut_ndcg(study, rule, share), METRIC) for rule in FIXED})
+    """NDCG@10 with layers chosen elsewhere minus that with layers by each rule that looks at no data.
+
+    The mean over the others is that of the differences: equal numbers differ by exactly nothing, while their mean may
+    round off them, and that would be judged where an exact tie decides.
+    """
+    leads = {rule: _by_source(study, share) - cut_ndcg(study, rule, share) for rule in FIXED}
+    return AllOf({rule: MeanDifference(by_source.mean(axis=0), METRIC) for rule, by_source in leads.items()})
 
 
 def agreement(studies: Mapping[str, Study]) -> SeedMean:
@@ -113,6 +116,11 @@ def popularity(study: Study) -> FloatArray:
     wanted = FloorQuality(study.subject, POPULARITY)
     study.prepare([wanted])
     return study.lab.get(wanted)["ndcg@10"].astype(np.float64)
+
+
+def _by_source(study: Study, share: float) -> FloatArray:
+    """NDCG@10 of the cuts by the others' choices, *sources x seeds x users*."""
+    return np.stack([cut_ndcg(study, source, share) for source in sources_of(study)])
 
 
 def _cuts(study: Study) -> list[dict[tuple[float, str], TransferCut]]:

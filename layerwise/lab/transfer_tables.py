@@ -11,12 +11,10 @@ from layerwise.lab.experiments import AGAIN
 from layerwise.lab.study import Study
 from layerwise.lab.transfer import (
     BAR,
-    FIXED,
     METRIC,
     at_home,
-    cut_ndcg,
-    elsewhere,
     kept_by,
+    over_rules,
     overlap,
     pair,
     same_choices,
@@ -121,8 +119,8 @@ def transfer_remarks(studies: Mapping[str, Study], share: float) -> list[str]:
         "a rule that looks at no data does at least as well as a choice from elsewhere": [
             f"{rule} on {name}"
             for name, study in names.items()
-            for rule in FIXED
-            if cut_ndcg(study, rule, share).mean() >= elsewhere(study, share).mean()
+            for rule, lead in over_rules(study, share).parts.items()
+            if lead.estimate <= 0
         ],
         f"a random draw per seed keeps {BAR:.0%} of what home keeps, so that the choice matters little": [
             name for name, study in names.items() if pair(study, "random", share).estimate >= BAR

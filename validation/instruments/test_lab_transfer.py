@@ -37,7 +37,7 @@ from layerwise.lab.transfer_tables import (
     transfer_remarks,
 )
 from layerwise.models.families import Shape
-from layerwise.statistics import kendalls_w
+from layerwise.statistics import Outcome, Region, judge, kendalls_w
 from reports.figures import make_figure
 from reports.records import make_table
 
@@ -231,6 +231,21 @@ def test_over_rules_is_elsewhere_minus_the_rule(told):
     assert {rule: part.estimate for rule, part in effect.parts.items()} == pytest.approx(
         {"first": -0.1, "uniform": 0.05}
     )
+
+
+def test_choices_that_are_those_of_a_rule_tie_with_it_exactly_however_many_sources_there_are(told, monkeypatch):
+    """A mean of six equal numbers need not be that number: its rounding was judged as a lead of the choice."""
+    names = tuple("abcdef")
+    for name in names:
+        monkeypatch.setitem(MEANS, name, MEANS["first"])
+        monkeypatch.setitem(KEPT, name, KEPT["first"])
+    further = tuple(replace(told.subject, dataset=name) for name in names)
+    study = replace(told, tier=replace(told.tier, transferred=(told.subject, *further)))
+
+    effect = over_rules(study, 0.5)
+
+    assert not effect.parts["first"].values.any()
+    assert judge(effect, Region(0.0, open_low=True), 0.01).outcome is Outcome.REFUTED
 
 
 def test_agreement_is_that_of_the_datasets_in_each_seed(told):
