@@ -230,7 +230,7 @@ def test_a_text_tier_trains_the_models_that_its_claims_read_for_every_seed():
 
 
 def test_a_tier_reads_with_another_text_model_in_all_its_claims_or_says_that_it_has_none():
-    other = TIERS["text"].reading_with("some/model")
+    other = replace(TIERS["text"], texts=TEXTS).reading_with("some/model")
     assert (other.likes.base, other.texts.base, other.texts.pooling) == ("some/model", "some/model", "last")
     assert TIERS["text"].likes.base == "all-MiniLM-L6-v2"
     with pytest.raises(ValueError, match="quick tier has no claim on a text model; the text tier has"):

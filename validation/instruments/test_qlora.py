@@ -101,7 +101,7 @@ def test_a_study_asks_for_every_seed_and_only_in_a_tier_that_wants_it(tmp_path):
     wanted = [one for one in Study(TIER, lab, lambda _: None).everything() if one.kind == "quantized-likes"]
 
     assert [one.seed for one in wanted] == [0, 1, 2, 3, 4]
-    assert Study(TIERS["text"], lab, lambda _: None)._few_bits() == []
+    assert Study(TIERS["quick"], lab, lambda _: None)._few_bits() == []
 
 
 def test_bitsandbytes_and_the_seed_decide_the_adapter(monkeypatch):
