@@ -86,15 +86,18 @@ def rivals_table(study: Study) -> dict[str, Any]:
 
 
 def rivals_figure(study: Study) -> dict[str, Any]:
-    """NDCG@5 of ours over each rival's, with 95 % intervals."""
-    rivals = (*TRAINED_RIVALS, *OTHER_RIVALS)
+    """NDCG@5 of ours over each rival's, with 95 % intervals; a ratio without ends is named, not drawn."""
+    ratios = {rival: advantage(study, rival) for rival in (*TRAINED_RIVALS, *OTHER_RIVALS)}
+    drawn = {rival: ratio for rival, ratio in ratios.items() if _is_bounded(ratio)}
+    unbounded = [rival for rival in ratios if rival not in drawn]
     return {
         "name": f"rivals-{study.subject.data_name}",
         "kind": "intervals",
-        "title": f"NDCG@5 of our compact model over a rival's on {study.subject.data_name}, with 95 % intervals",
+        "title": f"NDCG@5 of our compact model over a rival's on {study.subject.data_name}, with 95 % intervals"
+        + (f"; without an interval: {', '.join(unbounded)}" if unbounded else ""),
         "x_label": "",
         "y_label": "ratio of NDCG@5",
-        "series": [_interval_series("ours / rival", {rival: advantage(study, rival) for rival in rivals})],
+        "series": [_interval_series("ours / rival", drawn)] if drawn else [],
         "reference": {"label": "equal", "value": 1.0},
     }
 
@@ -268,6 +271,11 @@ def _ratio(effect: Effect) -> str:
 def _percent(effect: Effect) -> str:
     interval = effect.interval(LEVEL)
     return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+
+
+def _is_bounded(effect: Effect) -> bool:
+    interval = effect.interval(LEVEL)
+    return bool(np.isfinite([interval.low, interval.high]).all())
 
 
 def _interval_series(label: str, effects: Mapping[str, Effect]) -> dict[str, Any]:
