@@ -365,5 +365,6 @@ TIERS = {
         importances=(),
         likes=LIKES,
         few_bits=True,
+        texts=TEXTS,
     ),
 }
