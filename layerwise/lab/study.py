@@ -203,7 +203,7 @@ class Study:
         """
         noise = self.tier.training_noise
         if noise is None:
-            raise ValueError(f"the {self.tier.name} tier has no noise in training; the standard tier has")
+            raise ValueError(f"the {self.tier.name} tier has no noise in training; the robustness tier has")
         return [NoisyModel(self.subject, seed, self.depth, noise) for seed in self.tier.seeds]
 
     def noisy_healed(self) -> list[NoisyStudent]:
@@ -434,7 +434,8 @@ class Study:
         """What noise in training is judged by."""
         if self.tier.training_noise is None:
             return []
-        return [ModelQuality(model) for model in (*self.noisy_full(), *self.noisy_healed())]
+        models = (*self.full(), *self.noisy_full(), *self.healed(), *self.noisy_healed())
+        return [*map(ModelQuality, models), *(FloorQuality(self.subject, name) for name in FLOOR)]
 
     def _cut_rules(self) -> tuple[str, ...]:
         """Rules whose healed cuts are compared."""

@@ -334,7 +334,6 @@ TIERS = {
         importances=tuple(METHODS),
         elsewhere=(SMALL, BEAUTY),
         contested=(SMALL.dataset,),
-        training_noise=0.1,
     ),
     "models": Tier(
         name="models",
@@ -345,8 +344,8 @@ TIERS = {
         importances=(),
         matched=(OFFICE,),
     ),
-    "transfer": Tier(
-        name="transfer",
+    "robustness": Tier(
+        name="robustness",
         subject=SUBJECT,
         seeds=(0, 1, 2, 3, 4),
         kept=0.25,
@@ -355,6 +354,7 @@ TIERS = {
         rivals=("first", "uniform", "random"),
         shares=(0.5, 0.25),
         transferred=TRANSFERRED,
+        training_noise=0.1,
     ),
     "text": Tier(
         name="text",

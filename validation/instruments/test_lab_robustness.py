@@ -251,7 +251,7 @@ def test_all_that_the_claims_read_is_made_beforehand(study):
 
 def test_the_shares_of_the_claims_are_those_of_the_tiers():
     assert {TIERS[name].noise for name in ("quick", "standard")} == {(0.05, 0.1, 0.2)}
-    assert {name: tier.training_noise for name, tier in TIERS.items() if tier.training_noise} == {"standard": 0.1}
+    assert {name: tier.training_noise for name, tier in TIERS.items() if tier.training_noise} == {"robustness": 0.1}
 
 
 # Checks

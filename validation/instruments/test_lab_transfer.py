@@ -318,7 +318,7 @@ def test_another_dataset_of_the_users_is_cut_by_all_and_chooses_for_itself(told)
 
 
 def test_the_tier_moves_layers_between_equal_shapes():
-    subjects = TIERS["transfer"].transferred
+    subjects = TIERS["robustness"].transferred
 
     assert len({subject.dataset for subject in subjects}) == len(subjects) >= 6
     assert {(subject.family, subject.shape) for subject in subjects} == {("llama", Shape(8, 64, 172, 2))}
@@ -327,7 +327,7 @@ def test_the_tier_moves_layers_between_equal_shapes():
 
 def test_nothing_is_made_where_a_dataset_is_absent_or_no_layer_moves(monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    tier = TIERS["transfer"]
+    tier = TIERS["robustness"]
     for subject in tier.transferred[2:]:
         (tmp_path / subject.dataset).mkdir()
 
