@@ -190,14 +190,19 @@ def test_started_from_a_subfolder_with_a_path_the_whole_folder_still_counts(proj
         ("--dataset", "empty", "must hold one interactions file"),
         ("--text-model", "./empty", "config.json"),
         ("--text-model", "./strange", "model type 'resnet' is not supported"),
+        ("--text-model", "./fit", "the quick tier has no claim on a text model"),
+        ("--store", "./a-file", "File exists"),
+        ("--store", "s3://bucket", "object storage is not supported"),
     ],
 )
 def test_what_a_user_brings_and_cannot_be_read_is_said_once_and_before_anything_runs(project, option, source, words):
     project.pytester.makeconftest('pytest_plugins = ["fixtures.claim", "fixtures.lab", "reports.plugin"]')
     project.write()
     (project.path / "empty").mkdir()
-    (project.path / "strange").mkdir()
-    (project.path / "strange" / "config.json").write_text('{"model_type": "resnet"}')
+    (project.path / "a-file").write_text("no folder")
+    for name, kind in (("strange", "resnet"), ("fit", "bert")):
+        (project.path / name).mkdir()
+        (project.path / name / "config.json").write_text(f'{{"model_type": "{kind}"}}')
     result = project.run(option, source)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert said(result).count(words) == 1
