@@ -264,7 +264,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=int, metavar="N", help="of the full model at most (default: by size of the data)"
     )
     parser.add_argument("--learning-rate", type=float, metavar="RATE", help="of the full model (default: 0.001)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes side by side (default: one per core)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes side by side (default: one per core or GPU)"
+    )
     _add_places(parser)
 
 

@@ -37,7 +37,7 @@ class Plan:
 def plan_of(job: Job, lab: Lab, workers: int | None = None) -> Plan:
     """The plan of a job; the time of a step is measured, on a model of random weights of the same size."""
     missing = lab.missing(closure(job.experiments()))
-    workers = min(workers or default_workers(), max(1, len(missing)))
+    workers = min(workers or default_workers(lab.device), max(1, len(missing)))
     subject, items = job.subject, lab.split(job.subject).table.num_items
     model = build_recommender(subject.family, items, subject.max_length, subject.shape, seed=0)
     weights = sum(parameter.numel() for parameter in model.parameters())

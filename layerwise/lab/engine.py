@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.queues import SimpleQueue
 from typing import IO, Any, Self
 
 import torch
@@ -37,20 +38,36 @@ def run(
     Args:
         lab: Says what is missing and where results go.
         experiments: Wanted results.
-        workers: Processes; by default one per core that this process may use, at most 10.
+        workers: Processes; by default as many as `default_workers` says. On GPUs they take turns among those that this
+            process sees.
         stream: Where progress is drawn; standard error by default.
 
     Raises:
         BrokenProcessPool: If a worker was killed, for instance for want of memory.
         Exception: The first error of an experiment; those under way are stopped.
     """
-    make_missing(lab, experiments, lambda tasks: Processes(lab, min(workers or default_workers(), tasks)), stream)
+    wanted = workers or default_workers(lab.device)
+    make_missing(lab, experiments, lambda tasks: Processes(lab, min(wanted, tasks)), stream)
 
 
-def default_workers() -> int:
-    """One worker per core that this process may use, at most 10."""
+def default_workers(device: torch.device) -> int:
+    """One worker per GPU that this process sees, or on the CPU per core that it may use, at most 10."""
+    if device.type == "cuda":
+        return len(_gpus(device))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_WORKERS)
+
+
+def places(device: torch.device, workers: int) -> list[str]:
+    """The device of each worker: on GPUs, those that this process sees in turn, unless one of them was named."""
+    found = _gpus(device) if device.type == "cuda" else [str(device)]
+    return [found[worker % len(found)] for worker in range(workers)]
+
+
+def _gpus(device: torch.device) -> list[str]:
+    if str(device) != "cuda":
+        return [str(device)]
+    return [f"cuda:{index}" for index in range(max(1, torch.cuda.device_count()))]
 
 
 class Processes:
@@ -62,9 +79,10 @@ class Processes:
         self._done: set[Future[float]] = set()
         context = multiprocessing.get_context("spawn")
         self._news: multiprocessing.Queue[News] = context.Queue()
-        self._executor = ProcessPoolExecutor(
-            workers, context, _start, (str(lab.store.root), str(lab.device), self._news)
-        )
+        devices = context.SimpleQueue()  # each worker takes one
+        for place in places(lab.device, workers):
+            devices.put(place)
+        self._executor = ProcessPoolExecutor(workers, context, _start, (str(lab.store.root), devices, self._news))
 
     def __str__(self) -> str:
         return f"{self._workers} workers"
@@ -103,7 +121,7 @@ _LAB: Lab
 _NEWS: "multiprocessing.Queue[News]"
 
 
-def _start(root: str, device: str, news: "multiprocessing.Queue[News]") -> None:
+def _start(root: str, devices: "SimpleQueue[str]", news: "multiprocessing.Queue[News]") -> None:
     """Prepares a worker: one thread, no reaction to Ctrl-C (the parent decides), no life after the parent."""
     global _LAB, _NEWS
     torch.set_num_threads(1)
@@ -112,7 +130,7 @@ def _start(root: str, device: str, news: "multiprocessing.Queue[News]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _NEWS = news
-    _LAB = Lab(Store.at(root, on_wait=news.put), device)
+    _LAB = Lab(Store.at(root, on_wait=news.put), devices.get())
 
 
 def _end_with_parent() -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 
 from layerwise.compression.distill import Distillation
@@ -110,6 +111,26 @@ def test_a_run_that_waits_for_another_one_says_so_and_goes_on(tmp_path, subject)
 
     assert "waiting for another worker that makes llama with 3 layers, seed 0" in stream.getvalue()
     assert lab.has(model)
+
+
+def test_workers_take_turns_on_the_gpus_that_are_seen_and_share_one_that_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    assert engine.default_workers(torch.device("cuda")) == 2
+    assert engine.places(torch.device("cuda"), 3) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert engine.default_workers(torch.device("cuda:1")) == 1
+    assert engine.places(torch.device("cuda:1"), 2) == ["cuda:1", "cuda:1"]
+    assert engine.places(torch.device("cpu"), 2) == ["cpu", "cpu"]
+
+
+def test_a_worker_runs_on_the_device_of_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "places", lambda *_: ["cpu:0"])
+    with engine.Processes(Lab(Store(tmp_path)), 1) as crew:
+        assert crew._executor.submit(device_of_worker).result() == "cpu:0"
+
+
+def device_of_worker():
+    return str(engine._LAB.device)
 
 
 def test_a_killed_run_loses_no_finished_training(tmp_path, subject):
