@@ -22,7 +22,7 @@ from rich.progress import Progress
 from layerwise.statistics import Effect
 from layerwise.statistics.worlds import NoWorldError, world_at
 from reports.calibration_page import Calibration, Left, publish, summary
-from reports.declarations import CaseKey, Declaration, read_declarations
+from reports.declarations import TIERS, CaseKey, Declaration, read_declarations
 from reports.error_rates import (
     BOOTSTRAPPING,
     PLANTED_WORLDS,
@@ -83,7 +83,7 @@ def planned(parts: Sequence[Part], claims: Path) -> tuple[list[Work], list[Left]
     left: list[Left] = []
     seen: set[str] = set()
     for part in parts:
-        declared = read_declarations(claims).declared(part.context.tier)
+        declared = _declared(claims, part.context.tier)
         fresh = [record for record in part.records if _fingerprint(record) not in seen]
         seen |= {_fingerprint(record) for record in fresh}
         found: dict[CaseKey, Effect] = {}
@@ -96,6 +96,15 @@ def planned(parts: Sequence[Part], claims: Path) -> tuple[list[Work], list[Left]
                 found[record.claim, record.case] = effect
         work += _shared_out(part.context.tier, declared, found)
     return work, left
+
+
+def _declared(claims: Path, tier: str) -> Mapping[CaseKey, Declaration]:
+    """The cases of a tier, and of claims that it judged once and other tiers judge now."""
+    file = read_declarations(claims)
+    own = file.declared(tier)
+    judged = {claim for claim, _ in own}
+    others = [file.declared(other) for other in TIERS if other != tier]
+    return {**{key: case for cases in others for key, case in cases.items() if key[0] not in judged}, **own}
 
 
 def _fingerprint(record: Record) -> str:

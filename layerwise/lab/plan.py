@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from layerwise.lab.asking import everything
 from layerwise.lab.experiments import Experiment, closure
 from layerwise.lab.lab import Lab
 from layerwise.lab.manifest import MANIFEST, digest_of
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lab = Lab(Store.at(options.store), options.device)
     study = Study(TIERS[options.tier], lab, lambda _: None)
     try:
-        costs = planned(lab, study.everything())
+        costs = planned(lab, everything(study))
     except ValueError as error:
         Console(stderr=True).print(f"plan: {error}", style="red", markup=False)
         return 2

@@ -16,9 +16,6 @@ from layerwise.data.folders import is_here
 from layerwise.data.splits import Split
 from layerwise.lab.experiments import (
     FLOOR,
-    RULES,
-    TEXT_IMPORTANCES,
-    TEXT_ROWS,
     Answers,
     AnyText,
     BandAdaptation,
@@ -32,7 +29,6 @@ from layerwise.lab.experiments import (
     GapRivals,
     HealedModel,
     HealedText,
-    IdentityLayers,
     LayerPortrait,
     LayerScores,
     LayerShapley,
@@ -42,7 +38,6 @@ from layerwise.lab.experiments import (
     NoisyModel,
     NoisyQuality,
     NoisyStudent,
-    PointerChain,
     Portrait,
     QuantizedLikes,
     QuantizedQuality,
@@ -65,8 +60,6 @@ from layerwise.lab.experiments import (
 )
 from layerwise.lab.lab import Lab
 from layerwise.lab.tiers import Subject, Tier
-from layerwise.lab.transfer_plan import transfer_cells
-from layerwise.models.families import FAMILIES
 from layerwise.models.layers import stacks_of
 from layerwise.models.recommender import Recommender
 
@@ -187,11 +180,11 @@ class Study:
 
     def noisy_ndcg(self, models: Sequence[Model], share: float) -> FloatArray:
         """Test NDCG@10, *seeds x users*, where a share of the events of every history is replaced by random ones."""
-        wanted = self._under_noise(models, share)
+        wanted = self.under_noise(models, share)
         self.prepare(wanted)
         return np.stack([self.lab.get(one) for one in wanted])
 
-    def _under_noise(self, models: Sequence[Model], share: float) -> list[NoisyQuality]:
+    def under_noise(self, models: Sequence[Model], share: float) -> list[NoisyQuality]:
         """Every seed has its own noise, all its models the same."""
         return [NoisyQuality(model, share, seed) for model, seed in zip(models, self.tier.seeds, strict=True)]
 
@@ -225,7 +218,7 @@ class Study:
         Raises:
             ValueError: A seed has fewer users.
         """
-        wanted = self._controls(kind)
+        wanted = self.controls_of(kind)
         self.prepare(wanted)
         by_seed = [self.lab.get(control) for control in wanted]
         for control, values in zip(wanted, by_seed, strict=True):
@@ -233,7 +226,8 @@ class Study:
                 raise ValueError(f"{control.describe()} needs {num_users} users, got {len(values['full'])}")
         return {arm: np.stack([values[arm][:num_users] for values in by_seed]) for arm in by_seed[0]}
 
-    def _controls(self, kind: type[Control]) -> list[Control]:
+    def controls_of(self, kind: type[Control]) -> list[Control]:
+        """A control of every seed."""
         return [kind(self.subject, seed, self.tier.kept) for seed in self.tier.seeds]
 
     def floor(self) -> dict[str, dict[str, FloatArray]]:
@@ -277,10 +271,11 @@ class Study:
 
     def rule_cuts(self) -> dict[tuple[float, str], FloatArray]:
         """NDCG@10 of bare cuts: (share kept, rule) -> *seeds x users*."""
-        by_seed = self._of_full(self._rule_cuts)
+        by_seed = self._of_full(self.rule_cut)
         return {cut: np.stack([values[cut] for values in by_seed]) for cut in by_seed[0]}
 
-    def _rule_cuts(self, full: ScratchModel) -> RuleCuts:
+    def rule_cut(self, full: ScratchModel) -> RuleCuts:
+        """What the cuts of a full model by the tier's method and by every rule without chance keep."""
         rules = [rule for rule in (self.tier.selected_by, *self.tier.rivals) if rule != "random"]
         return RuleCuts(full, tuple(rules), self.tier.compared_shares)
 
@@ -297,11 +292,12 @@ class Study:
 
     def likes(self) -> list[Answers]:
         """What the arms of a LoRA comparison answer, one per seed; empty in a tier without a text model."""
-        wanted = self._likes()
+        wanted = self.like_answers()
         self.prepare(wanted)
         return [self.lab.get(one) for one in wanted]
 
-    def _likes(self) -> list[LikeAnswers]:
+    def like_answers(self) -> list[LikeAnswers]:
+        """The LoRA comparison of every seed; none in a tier without a text model."""
         task, seeds = self.tier.likes, self.tier.seeds
         return [LikeAnswers(task, seed, seeds[0]) for seed in seeds] if task else []
 
@@ -344,30 +340,17 @@ class Study:
         self.prepare(wanted)
         return {quality.name: self.lab.get(quality)["ndcg@10"] for quality in wanted}
 
-    def _texts(self) -> list[Experiment]:  # type: ignore[type-arg]
-        """What the claims on text recommenders are judged by."""
-        task = self.tier.texts
-        if task is None:
-            return []
-        models = (*self.texts(), *self.healed_texts(), *self.compact_texts())
-        rows = [(row, shuffled) for row in TEXT_ROWS for shuffled in (False, True)]
-        return [
-            *map(TextQuality, models),
-            *(TextQuality(model) for row, shuffled in rows for model in self.texts(row, shuffled)),
-            *(TextScores(full, method) for method in TEXT_IMPORTANCES for full in self.texts()),
-            *(FloorQuality(task.subject, name) for name in FLOOR),
-        ]
-
     def few_bits(self) -> list[Answers]:
         """What LoRA answers in full precision, INT8 and INT4, and trained on NF4; one per seed, empty without these.
 
         Nothing is made where bitsandbytes cannot work: `why_no_nf4` says why.
         """
-        wanted = self._few_bits()
+        wanted = self.bit_answers()
         self.prepare(wanted)
         return [self.lab.get(one) for one in wanted]
 
-    def _few_bits(self) -> list[QuantizedLikes]:
+    def bit_answers(self) -> list[QuantizedLikes]:
+        """Few bits of every seed; none in a tier without them, and where bitsandbytes cannot work."""
         task, seeds = self.tier.likes, self.tier.seeds
         if task is None or not self.tier.few_bits or why_no_nf4():
             return []
@@ -390,107 +373,13 @@ class Study:
         self.prepare(wanted)
         return [self.lab.get(one) for one in wanted]
 
-    def everything(self) -> list[Experiment]:  # type: ignore[type-arg]
-        """All results that the tier's claims read, the longest first."""
-        return [
-            *(experiment for cell in self.cells().values() for experiment in cell._retention()),
-            *(experiment for family in self.tier.families for experiment in self.of(family)._comparisons()),
-            *self._noisy_trainings(),
-            *self._likes(),
-            *self._texts(),
-            *self._few_bits(),
-            *(self._contests() if self.tier.families else ()),
-            *(experiment for at in self._contested() for experiment in at._rivals()),
-            *(experiment for at in self._matched() for experiment in at._matched_families()),
-            *transfer_cells(self.tier),
-            *(GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full() if self.tier.families),
-            *(self._cuts() if self.tier.importances else ()),
-            *self._controls(PointerChain),
-            *self._controls(IdentityLayers),
-        ]
-
-    def _cuts(self) -> list[Experiment]:  # type: ignore[type-arg]
-        """What the cuts of the tier's own subject are judged by."""
-        return [
-            *(ModelQuality(full) for full in self.full()),
-            *(ModelQuality(shallow) for shallow in self.shallow()),
-            *(ModelQuality(healed) for healed in self.healed()),
-            *(ModelQuality(healed) for by in self._cut_rules() for healed in self.healed_cuts(by)),
-            *(RemovalDamage(full) for full in self.full()),
-            *(ModelQuality(compact) for compact in self.compact()),
-            *(LayerScores(full, method) for method in self.tier.importances for full in self.full()),
-            *(ModelQuality(compact) for by in RULES for compact in self.compact(by)),
-            *(FloorQuality(self.subject, name) for name in FLOOR),
-            *self._robustness(),
-        ]
-
-    def _robustness(self) -> list[Experiment]:  # type: ignore[type-arg]
-        """What noise in histories and scenarios are judged by."""
-        arms = (self.full(), self.healed())
-        noisy = (one for share in self.tier.noise for models in arms for one in self._under_noise(models, share))
-        return [*(TargetQuality(model) for models in arms for model in models), *noisy]
-
-    def _noisy_trainings(self) -> list[Experiment]:  # type: ignore[type-arg]
-        """What noise in training is judged by."""
-        if self.tier.training_noise is None:
-            return []
-        models = (*self.full(), *self.noisy_full(), *self.healed(), *self.noisy_healed())
-        return [*map(ModelQuality, models), *(FloorQuality(self.subject, name) for name in FLOOR)]
-
-    def _cut_rules(self) -> tuple[str, ...]:
-        """Rules whose healed cuts are compared."""
-        return (self.tier.selected_by, *self.tier.rivals) if self.tier.families else ()
-
-    def _retention(self) -> list[Experiment]:  # type: ignore[type-arg]
-        """What a retention is judged by."""
-        models = (*self.full(), *self.shallow(), *self.healed(), *self.compact())
-        return [*map(ModelQuality, models), *(FloorQuality(self.subject, name) for name in FLOOR)]
-
-    def _contests(self) -> list[Experiment]:  # type: ignore[type-arg]
-        """What parts, weights and depths are judged by."""
-        weightings = [name for name in METHODS if name == "ours" or name.endswith(" weights")]
-        parts = [name for name in METHODS if name.startswith("ours without ")]
-        ablated = [self.of(family) for family in self.tier.ablated]
-        students = [
-            *(student for keep in self.tier.depths for student in self.students("ours", keep / self.depth)),
-            *(student for name in weightings for student in self.students(name, self.tier.weighted_share)),
-            *(student for of in ablated for name in (*parts, "ours, uniform weights") for student in of.students(name)),
-        ]
-        return [ModelQuality(student) for student in students]
-
-    def _contested(self) -> list["Study"]:
+    def contested(self) -> list["Study"]:
         """The studies in which rivals are compared: on the tier's own dataset, and on further ones that are here."""
-        if not self.tier.families:
-            return []
         here = [subject.dataset for subject in self.elsewhere()]
         return [self, *(self.on(dataset) for dataset in self.tier.contested if dataset in here)]
 
-    def _matched(self) -> list["Study"]:
+    def matched_studies(self) -> list["Study"]:
         """The studies in which families are compared with one another: at home, and on further data that are here."""
         if not self.tier.matched:
             return []
         return [self, *(self.on(subject.dataset) for subject in self.tier.matched if is_here(subject.dataset))]
-
-    def _matched_families(self) -> list[Experiment]:  # type: ignore[type-arg]
-        """What families are judged by against one another."""
-        models = [model for family in FAMILIES for model in self.matched(family)]
-        return [*map(ModelQuality, models), *(FloorQuality(self.subject, name) for name in FLOOR)]
-
-    def _rivals(self) -> list[Experiment]:  # type: ignore[type-arg]
-        """What rivals are judged by."""
-        tuned = ["ours", *(name for name in METHODS if not name.startswith("ours"))]
-        return [
-            *(ModelQuality(student) for name in tuned for student in self.tuned(name)),
-            *(QuantizedQuality(full, bits) for bits in (8, 4) for full in self.full()),
-        ]
-
-    def _comparisons(self) -> list[Experiment]:  # type: ignore[type-arg]
-        """What is asked of every family of a tier that compares families."""
-        kinds = (ModelQuality, BandAdaptation, LayerPortrait, TaskImportances, LayerShapley, RemovalDamage)
-        return [
-            *(TrainingFree(full, self.tier.rules) for full in self.full()),
-            *(RandomCuts(full, self.tier.compared_shares) for full in self.full()),
-            *(self._rule_cuts(full) for full in self.full()),
-            *(kind(full) for kind in kinds for full in self.full()),
-            *(LayerScores(full, method) for method in self.tier.importances for full in self.full()),
-        ]

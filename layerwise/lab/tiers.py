@@ -129,10 +129,9 @@ class Tier:
         seeds: One independent training each; claims about a method need at least five.
         kept: Share of the layers that the compact model keeps.
         selected_by: Method that chooses the kept layers.
-        families: Those whose compact models are judged without any training, with every rule of `rules`.
+        families: Those whose models are cut, each with every rule of `rules`, and compared.
         rules: Ways to choose the kept layers that are compared there.
-        importances: Methods that score the layers of the full models; see `layer_scores`. Without any, no full model is
-            cut: the subject serves the controls alone.
+        importances: Methods that score the layers of the full models; see `layer_scores`.
         rivals: Ways to choose the kept layers that `selected_by` is to beat.
         shares: Shares of the layers that untrained cuts keep.
         in_detail: Family whose cuts are compared for every share, and healed too; those of the others for `kept`.
@@ -150,6 +149,8 @@ class Tier:
         texts: Recommending with a pretrained text model; None where the tier has none.
         noise: Shares of the events of histories that are replaced by random ones, at test time.
         training_noise: Share of the training events that is replaced; None where no training has noise.
+        asks: Parts of `layerwise.lab.asking` that the claims read; matched families, layers that travel, text models
+            and noise in training are asked for by their own fields. Without any, the subject serves the controls alone.
     """
 
     name: str
@@ -175,6 +176,7 @@ class Tier:
     texts: TextTask | None = None
     noise: tuple[float, ...] = (0.05, 0.1, 0.2)
     training_noise: float | None = None
+    asks: tuple[str, ...] = ()
 
     @property
     def compared_shares(self) -> tuple[float, ...]:
@@ -324,6 +326,7 @@ TIERS = {
         seeds=(0, 1, 2, 3, 4),
         kept=0.25,
         selected_by="empirical-fisher",
+        asks=("retention", "damage", "robustness"),
     ),
     "standard": Tier(
         name="standard",
@@ -331,9 +334,28 @@ TIERS = {
         seeds=(0, 1, 2, 3, 4),
         kept=0.25,
         selected_by="empirical-fisher",
+        asks=("retention", "bare cuts", "robustness"),
+        families=tuple(FAMILIES),
+        elsewhere=(SMALL, BEAUTY),
+    ),
+    "layers": Tier(
+        name="layers",
+        subject=SUBJECT,
+        seeds=(0, 1, 2, 3, 4),
+        kept=0.25,
+        selected_by="empirical-fisher",
+        asks=("layers",),
         families=tuple(FAMILIES),
         importances=tuple(METHODS),
-        elsewhere=(SMALL, BEAUTY),
+    ),
+    "rivals": Tier(
+        name="rivals",
+        subject=SUBJECT,
+        seeds=(0, 1, 2, 3, 4),
+        kept=0.25,
+        selected_by="empirical-fisher",
+        asks=("rivals",),
+        elsewhere=(SMALL,),
         contested=(SMALL.dataset,),
     ),
     "models": Tier(
@@ -342,7 +364,6 @@ TIERS = {
         seeds=(0, 1, 2, 3, 4),
         kept=0.25,
         selected_by="empirical-fisher",
-        importances=(),
         matched=(OFFICE,),
     ),
     "robustness": Tier(
@@ -351,7 +372,6 @@ TIERS = {
         seeds=(0, 1, 2, 3, 4),
         kept=0.25,
         selected_by="empirical-fisher",
-        importances=(),
         rivals=("first", "uniform", "random"),
         shares=(0.5, 0.25),
         transferred=TRANSFERRED,
@@ -363,7 +383,6 @@ TIERS = {
         seeds=(0, 1, 2, 3, 4),
         kept=0.25,
         selected_by="empirical-fisher",
-        importances=(),
         likes=LIKES,
         few_bits=True,
         texts=TEXTS,

@@ -22,6 +22,7 @@ from layerwise.data.interactions import Interactions
 from layerwise.data.splits import leave_last_out
 from layerwise.evaluation import depth_cost
 from layerwise.lab import contest_tables, decoding_tables, family_contest, layer_exhibits, speed_tables
+from layerwise.lab.asking import everything
 from layerwise.lab.contest_tables import (
     ablation_table,
     depth_curve,
@@ -160,7 +161,7 @@ class Answering:
     def prepare(self, experiments):
         for experiment in experiments:
             if experiment not in self.planned:
-                raise LookupError(f"not in study.everything(): {experiment!r}")
+                raise LookupError(f"not in everything(study): {experiment!r}")
             self.asked.add(experiment)
 
     def get(self, experiment):
@@ -279,13 +280,13 @@ class Shown:
         assert np.isfinite(effect.estimate)
 
 
-@pytest.mark.parametrize("tier", ["quick", "standard", "models", "robustness"])
+@pytest.mark.parametrize("tier", ["quick", "standard", "layers", "rivals", "models", "robustness"])
 def test_claims_ask_for_everything_that_a_tier_makes_and_for_nothing_else(tier, further_data, tmp_path, monkeypatch):
     """The claim tests themselves are run, every case that the tier declares, on a lab that makes nothing.
 
     Not those of the text tier: they rebuild a pretrained model, of which nothing can be made up.
     """
-    lab = Answering(Study(TIERS[tier], None, None).everything())
+    lab = Answering(everything(Study(TIERS[tier], None, None)))
     study = Study(TIERS[tier], lab, lab.prepare)
     claims = Claims(study)
     compared = layerwise.compare_latency
@@ -313,13 +314,13 @@ def test_claims_ask_for_everything_that_a_tier_makes_and_for_nothing_else(tier, 
 
     assert not claims.others, "\n".join(starmap("{}\n{}".format, claims.others.items()))
     assert len(claims.passed) >= len(claims._declared) > 0
-    assert set(study.everything()) <= lab.asked
+    assert set(everything(study)) <= lab.asked
 
 
 def test_a_tier_with_a_text_model_makes_an_answer_for_each_seed():
     tier = TIERS["text"]
 
-    planned = Study(tier, None, None).everything()
+    planned = everything(Study(tier, None, None))
 
     assert {one for one in planned if isinstance(one, LikeAnswers)} == {
         LikeAnswers(tier.likes, seed, tier.seeds[0]) for seed in tier.seeds
@@ -328,7 +329,7 @@ def test_a_tier_with_a_text_model_makes_an_answer_for_each_seed():
 
 def test_what_is_on_no_machine_is_not_made(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    planned = closure(Study(TIERS["standard"], None, None).everything())
+    planned = closure(everything(Study(TIERS["rivals"], None, None)))
 
     assert {one.subject.dataset for one in planned} == {"ml-100k"}
     assert any(isinstance(one, TunedStudent) for one in planned)

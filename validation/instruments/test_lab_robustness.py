@@ -15,6 +15,7 @@ from layerwise.evaluation.quality import target_metrics, validation_ndcg
 from layerwise.evaluation.ranking import mean_by_user, ranking_metrics
 from layerwise.importance.scores import layer_scores
 from layerwise.lab import robustness, robustness_checks
+from layerwise.lab.asking import everything
 from layerwise.lab.experiments import (
     LayerScores,
     ModelQuality,
@@ -79,7 +80,9 @@ def subject(tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(subject, tmp_path_factory):
     lab = Lab(Store(tmp_path_factory.mktemp("store")))
-    tier = Tier("quick", subject, (0, 1), 0.5, "empirical-fisher", noise=(0.1, 0.4), training_noise=0.3)
+    tier = Tier(
+        "quick", subject, (0, 1), 0.5, "empirical-fisher", noise=(0.1, 0.4), training_noise=0.3, asks=("robustness",)
+    )
     return Study(tier, lab, partial(build_all, lab))
 
 
@@ -125,7 +128,7 @@ def test_another_draw_is_another_result(study):
 
 
 def test_both_arms_of_a_seed_read_the_same_noise_and_seeds_differ(study):
-    arms = [study._under_noise(models, 0.1) for models in (study.full(), study.healed())]
+    arms = [study.under_noise(models, 0.1) for models in (study.full(), study.healed())]
 
     assert [[one.draw for one in arm] for arm in arms] == [[0, 1], [0, 1]]
 
@@ -234,7 +237,7 @@ def test_a_tier_without_noise_in_training_says_so(study):
 
     with pytest.raises(ValueError, match="the quick tier has no noise in training"):
         clean.noisy_full()
-    assert clean._noisy_trainings() == []
+    assert not any(isinstance(one, NoisyModel | NoisyStudent) for one in closure(everything(clean)))
 
 
 def test_all_that_the_claims_read_is_made_beforehand(study):
@@ -246,7 +249,7 @@ def test_all_that_the_claims_read_is_made_beforehand(study):
     findings(spied)
 
     assert {type(one) for one in asked} == {ModelQuality, NoisyQuality, TargetQuality}
-    assert set(asked) <= set(study.everything())
+    assert set(asked) <= set(everything(study))
 
 
 def test_the_shares_of_the_claims_are_those_of_the_tiers():

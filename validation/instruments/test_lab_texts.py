@@ -13,6 +13,7 @@ from transformers import AutoModel, BertConfig, BertModel, BertTokenizer
 
 from layerwise.compression.distill import Distillation
 from layerwise.compression.text_healing import heal_text, text_distillation_loss
+from layerwise.lab.asking import everything
 from layerwise.lab.experiments import CompactText, HealedText, TextModel, TextQuality, TextScores
 from layerwise.lab.experiments.text import untrained
 from layerwise.lab.lab import Lab
@@ -219,7 +220,7 @@ def test_a_text_tier_trains_the_models_that_its_claims_read_for_every_seed():
     tier = replace(TIERS["text"], texts=TEXTS)
     study = Study(tier, None, None)
 
-    planned = study.everything()
+    planned = everything(study)
 
     assert {one for one in planned if isinstance(one, TextQuality) and isinstance(one.of, HealedText)} == {
         TextQuality(HealedText(CompactText(TextModel(tier.texts, seed), "empirical-fisher", 0.5)))

@@ -11,6 +11,7 @@ from layerwise.data.folders import VARIABLE
 from layerwise.evaluation.quality import target_metrics
 from layerwise.evaluation.ranking import mean_by_user
 from layerwise.lab import spot_checks, transfer, transfer_checks
+from layerwise.lab.asking import everything
 from layerwise.lab.experiments import AGAIN, LayerScores, ScratchModel, TransferCut, TransferCuts
 from layerwise.lab.study import Study
 from layerwise.lab.tiers import TIERS
@@ -118,7 +119,7 @@ def test_all_that_the_claims_read_is_made_beforehand(study, studies):
     assert {one for one in asked if isinstance(one, TransferCuts)} == {
         cuts for of in studies.values() for cuts in transfer_cuts(of.tier)
     }
-    assert set(asked) <= set(study.everything())
+    assert set(asked) <= set(everything(study))
 
 
 def failed(checks):

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, B
 
 from layerwise.compression.quantize import nf4_quantized, serialised_bytes
 from layerwise.lab import like_tables, qlora_tables
+from layerwise.lab.asking import everything
 from layerwise.lab.experiments import FORMATS, QloraAdapter, QuantizedLikes, qlora, why_no_nf4
 from layerwise.lab.experiments.likes import Answers
 from layerwise.lab.lab import Lab
@@ -90,7 +91,7 @@ def test_where_bitsandbytes_cannot_work_the_reason_is_said_and_nothing_is_made(m
     qlora.why_no_nf4.cache_clear()
     try:
         assert said in qlora.why_no_nf4()
-        assert Study(TIER, Lab(Store.at(tmp_path)), lambda _: None)._few_bits() == []
+        assert Study(TIER, Lab(Store.at(tmp_path)), lambda _: None).bit_answers() == []
     finally:
         qlora.why_no_nf4.cache_clear()
 
@@ -98,10 +99,10 @@ def test_where_bitsandbytes_cannot_work_the_reason_is_said_and_nothing_is_made(m
 @NEEDS_NF4
 def test_a_study_asks_for_every_seed_and_only_in_a_tier_that_wants_it(tmp_path):
     lab = Lab(Store.at(tmp_path))
-    wanted = [one for one in Study(TIER, lab, lambda _: None).everything() if one.kind == "quantized-likes"]
+    wanted = [one for one in everything(Study(TIER, lab, lambda _: None)) if one.kind == "quantized-likes"]
 
     assert [one.seed for one in wanted] == [0, 1, 2, 3, 4]
-    assert Study(TIERS["quick"], lab, lambda _: None)._few_bits() == []
+    assert Study(TIERS["quick"], lab, lambda _: None).bit_answers() == []
 
 
 def test_bitsandbytes_and_the_seed_decide_the_adapter(monkeypatch):
