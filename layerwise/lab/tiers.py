@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from layerwise.compression.distill import HEALING, Distillation
@@ -319,72 +320,28 @@ TEXTS = TextTask(
     controls=1,
 )
 
+_with_five_trainings = partial(Tier, subject=SUBJECT, seeds=(0, 1, 2, 3, 4), kept=0.25, selected_by="empirical-fisher")
+
 TIERS = {
-    "quick": Tier(
-        name="quick",
-        subject=SUBJECT,
-        seeds=(0, 1, 2, 3, 4),
-        kept=0.25,
-        selected_by="empirical-fisher",
-        asks=("retention", "damage", "robustness"),
-    ),
-    "standard": Tier(
-        name="standard",
-        subject=SUBJECT,
-        seeds=(0, 1, 2, 3, 4),
-        kept=0.25,
-        selected_by="empirical-fisher",
-        asks=("retention", "bare cuts", "robustness"),
-        families=tuple(FAMILIES),
-        elsewhere=(SMALL, BEAUTY),
-    ),
-    "layers": Tier(
-        name="layers",
-        subject=SUBJECT,
-        seeds=(0, 1, 2, 3, 4),
-        kept=0.25,
-        selected_by="empirical-fisher",
-        asks=("layers",),
-        families=tuple(FAMILIES),
-        importances=tuple(METHODS),
-    ),
-    "rivals": Tier(
-        name="rivals",
-        subject=SUBJECT,
-        seeds=(0, 1, 2, 3, 4),
-        kept=0.25,
-        selected_by="empirical-fisher",
-        asks=("rivals",),
-        elsewhere=(SMALL,),
-        contested=(SMALL.dataset,),
-    ),
-    "models": Tier(
-        name="models",
-        subject=SUBJECT,
-        seeds=(0, 1, 2, 3, 4),
-        kept=0.25,
-        selected_by="empirical-fisher",
-        matched=(OFFICE,),
-    ),
-    "robustness": Tier(
-        name="robustness",
-        subject=SUBJECT,
-        seeds=(0, 1, 2, 3, 4),
-        kept=0.25,
-        selected_by="empirical-fisher",
-        rivals=("first", "uniform", "random"),
-        shares=(0.5, 0.25),
-        transferred=TRANSFERRED,
-        training_noise=0.1,
-    ),
-    "text": Tier(
-        name="text",
-        subject=SUBJECT,
-        seeds=(0, 1, 2, 3, 4),
-        kept=0.25,
-        selected_by="empirical-fisher",
-        likes=LIKES,
-        few_bits=True,
-        texts=TEXTS,
-    ),
+    tier.name: tier
+    for tier in (
+        _with_five_trainings("quick", asks=("retention", "damage", "robustness")),
+        _with_five_trainings(
+            "standard",
+            asks=("retention", "bare cuts", "robustness"),
+            families=tuple(FAMILIES),
+            elsewhere=(SMALL, BEAUTY),
+        ),
+        _with_five_trainings("layers", asks=("layers",), families=tuple(FAMILIES), importances=tuple(METHODS)),
+        _with_five_trainings("rivals", asks=("rivals",), elsewhere=(SMALL,), contested=(SMALL.dataset,)),
+        _with_five_trainings("models", matched=(OFFICE,)),
+        _with_five_trainings(
+            "robustness",
+            rivals=("first", "uniform", "random"),
+            shares=(0.5, 0.25),
+            transferred=TRANSFERRED,
+            training_noise=0.1,
+        ),
+        _with_five_trainings("text", likes=LIKES, few_bits=True, texts=TEXTS),
+    )
 }
