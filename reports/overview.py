@@ -24,6 +24,7 @@ VERDICTS = {  # colour and marker, best first
 }
 REGION: Mapping[str, Any] = {"color": "C2", "alpha": 0.2, "linewidth": 0}
 MARKS_IN_A_LINE = 18
+SHORT = 5  # letters of a number, so that six of them stand beside one another
 
 
 def overview(decisions: Sequence[Decision]) -> Figure:
@@ -120,7 +121,10 @@ def _panel(axes: Axes, panel: Sequence[Decision], scale: text.Scale) -> None:
     axes.set_xlim(left, right)
     axes.set_ylim(len(panel) - 0.5, -0.5)
     axes.set_yticks(range(len(panel)), [looks.label(decision.case) for decision in panel])
-    axes.locator_params(axis="x", nbins=6)
+    for bins in (6, 4):
+        axes.locator_params(axis="x", nbins=bins)
+        if max(len(label.get_text()) for label in axes.get_xticklabels()) <= SHORT:
+            break
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
 

@@ -590,6 +590,15 @@ def test_the_overview_copes_with_open_intervals_points_and_invalid_cases():
     assert len(png(lambda: overview(decisions))) > 4000
 
 
+def test_long_numbers_below_a_panel_of_the_overview_are_few_for_they_would_touch():
+    of = declaration("llama-keep25%-batch64", low=-0.005)
+    made = record(of, "supported", unit="NDCG@10", estimate=0.0041, low=0.0014, high=0.0067)
+    ruling = run_of("supported").decisions[0].ruling
+    axes = overview([Decision("quality", of.case, "supported", ruling, of, made)]).axes[0]
+    left, right = axes.get_xlim()
+    assert 3 <= sum(left <= place <= right for place in axes.get_xticks()) <= 4
+
+
 # -- the terminal
 
 
