@@ -7,7 +7,8 @@ of replication, its figure the median of its calls.
 
 A busy machine does worse: a call longer than the scheduler's slice is interrupted, a shorter one is not, and the
 median then favours the compact model (seen: 10 times for a true 3.1). So on a CPU with one thread the clock is
-the processor time of that thread, which is the latency on a processor of one's own. With more threads, and on an
+the processor time of that thread, the latency on a processor of one's own but for what an interruption leaves to be
+done again: some 0.6 ms each, in full and compact calls alike (docs/speed.md). With more threads, and on an
 accelerator, it is the wall clock; there a check compares how much of the processor each model got.
 
 A fast number proves nothing by itself. Forward hooks count the layers that run in every timed call, and every
