@@ -11,7 +11,7 @@ import math
 import platform
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +83,9 @@ def planned(parts: Sequence[Part], claims: Path) -> tuple[list[Work], list[Left]
     left: list[Left] = []
     seen: set[str] = set()
     for part in parts:
-        declared = _declared(claims, part.context.tier)
         fresh = [record for record in part.records if _fingerprint(record) not in seen]
         seen |= {_fingerprint(record) for record in fresh}
+        declared = _declared(claims, part.context.tier, {(record.claim, record.case) for record in part.records})
         found: dict[CaseKey, Effect] = {}
         for record in fresh:
             declaration = declared.get((record.claim, record.case))
@@ -98,13 +98,14 @@ def planned(parts: Sequence[Part], claims: Path) -> tuple[list[Work], list[Left]
     return work, left
 
 
-def _declared(claims: Path, tier: str) -> Mapping[CaseKey, Declaration]:
-    """The cases of a tier, and of claims that it judged once and other tiers judge now."""
+def _declared(claims: Path, tier: str, found: Set[CaseKey]) -> Mapping[CaseKey, Declaration]:
+    """The cases of a tier; of a claim that it judged once, those of the tier that judges most of the found ones now."""
     file = read_declarations(claims)
-    own = file.declared(tier)
-    judged = {claim for claim, _ in own}
-    others = [file.declared(other) for other in TIERS if other != tier]
-    return {**{key: case for cases in others for key, case in cases.items() if key[0] not in judged}, **own}
+    declared = dict(file.declared(tier))
+    for claim in {claim for claim, _ in found} - {claim for claim, _ in declared}:
+        by_tier = [{key: case for key, case in file.declared(other).items() if key[0] == claim} for other in TIERS]
+        declared |= max(by_tier, key=lambda cases: len(found & set(cases)))
+    return declared
 
 
 def _fingerprint(record: Record) -> str:

@@ -149,15 +149,16 @@ def test_a_direction_has_no_margin_and_no_planted_loss(declared):
     assert case_rates("quick", declared["bands", "a"], effect, 0.1, worlds=1).planted is None
 
 
-def test_a_claim_that_another_tier_judges_by_now_is_calibrated_still(root, report, few_worlds):
+def test_a_claim_that_another_tier_judges_by_now_is_calibrated_still_at_that_tiers_alpha(root, report, few_worlds):
     claims = root / "validation" / "claims.toml"
     before, _ = calibration.planned([read_part(report)], claims)
     quality, bands = CLAIMS.split("[claims.bands]")
-    claims.write_text(f"{quality}[claims.bands]{bands.replace('quick', 'layers')}", encoding="utf-8")
+    more = "".join(f'cases.{case} = {{tiers = ["full"], above = 0.0, reason = "a direction"}}\n' for case in "bcd")
+    claims.write_text(f"{quality}[claims.bands]{bands.replace('quick', 'layers')}{more}", encoding="utf-8")
 
     work, _ = calibration.planned([read_part(report)], claims)
 
-    assert [w.declaration for w in work] == [w.declaration for w in before]
+    assert [(w.declaration, w.alpha) for w in work] == [(w.declaration, w.alpha) for w in before]
 
 
 def test_a_declaration_that_changed_after_the_run_is_calibrated_as_it_is_now(root, report, few_worlds):
