@@ -104,7 +104,8 @@ def _declared(claims: Path, tier: str, found: Set[CaseKey]) -> Mapping[CaseKey, 
     declared = dict(file.declared(tier))
     for claim in {claim for claim, _ in found} - {claim for claim, _ in declared}:
         by_tier = [{key: case for key, case in file.declared(other).items() if key[0] == claim} for other in TIERS]
-        declared |= max(by_tier, key=lambda cases: len(found & set(cases)))
+        now = max(by_tier, key=lambda cases: len(found & cases.keys()))
+        declared.update(now)
     return declared
 
 
