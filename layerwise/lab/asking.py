@@ -109,12 +109,8 @@ def _layers_of(study: Study) -> Asked:
     ]
 
 
-def _rivals(study: Study) -> Asked:
-    """Parts of our method, weights, depths, and other methods at the same depth or bytes."""
-    return [*_contests(study), *(experiment for at in study.contested() for experiment in _rivals_of(at))]
-
-
-def _contests(study: Study) -> Asked:
+def _ablation(study: Study) -> Asked:
+    """Our method for every depth, with other weights of layers, and without each of its parts."""
     weightings = [name for name in METHODS if name == "ours" or name.endswith(" weights")]
     parts = ["ours", "ours, uniform weights", *(name for name in METHODS if name.startswith("ours without "))]
     ablated = [study.of(family) for family in study.tier.ablated]
@@ -125,6 +121,11 @@ def _contests(study: Study) -> Asked:
     ]
     full = (model for of in ablated for model in of.full())
     return [*map(ModelQuality, (*full, *students)), *(floor for of in ablated for floor in _floor(of))]
+
+
+def _rivals(study: Study) -> Asked:
+    """Other methods at the same depth or bytes, on every dataset where they are compared."""
+    return [experiment for at in study.contested() for experiment in _rivals_of(at)]
 
 
 def _rivals_of(study: Study) -> Asked:
@@ -181,5 +182,6 @@ PARTS: dict[str, Callable[[Study], Asked]] = {
     "robustness": _robustness,
     "damage": _damage,
     "layers": _layers,
+    "ablation": _ablation,
     "rivals": _rivals,
 }

@@ -333,6 +333,7 @@ TIERS = {
             elsewhere=(SMALL, BEAUTY),
         ),
         _with_five_trainings("layers", asks=("layers",), families=tuple(FAMILIES), importances=tuple(METHODS)),
+        _with_five_trainings("ablation", asks=("ablation",)),
         _with_five_trainings("rivals", asks=("rivals",), elsewhere=(SMALL,), contested=(SMALL.dataset,)),
         _with_five_trainings("models", matched=(OFFICE,)),
         _with_five_trainings(

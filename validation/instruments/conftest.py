@@ -248,4 +248,4 @@ def declarations_of_one_family():
     blocks = (VALIDATION / "claims.toml").read_text().split("\n\n")
     wanted = [f"[claims.{claim}]\n" for claim in CLAIMS] + [f'[claims.{claim}.cases."llama' for claim in CLAIMS]
     chosen = [block for block in blocks if block.startswith(tuple(wanted)) and "latest" not in block.partition("\n")[0]]
-    return re.sub(r'tiers = \["(standard|layers|rivals)"', r'tiers = ["quick", "\1"', "\n\n".join(chosen))
+    return re.sub(r'tiers = \["(standard|layers|ablation|rivals)"', r'tiers = ["quick", "\1"', "\n\n".join(chosen))

@@ -280,7 +280,7 @@ class Shown:
         assert np.isfinite(effect.estimate)
 
 
-@pytest.mark.parametrize("tier", ["quick", "standard", "layers", "rivals", "models", "robustness"])
+@pytest.mark.parametrize("tier", ["quick", "standard", "layers", "ablation", "rivals", "models", "robustness"])
 def test_claims_ask_for_everything_that_a_tier_makes_and_for_nothing_else(tier, further_data, tmp_path, monkeypatch):
     """The claim tests themselves are run, every case that the tier declares, on a lab that makes nothing.
 
