@@ -23,7 +23,7 @@ from layerwise.statistics import retained
 @pytest.mark.parametrize("model", ["minilm-keep50%"])
 def test_healed_text_model_keeps_95_percent_of_ndcg10(study, claim, model):
     """With half of its layers removed and healed by LoRA, a text recommender keeps 95 % of the full one's NDCG@10."""
-    full, healed = (study.text_quality(models)["ndcg@10"] for models in (study.texts(), study.healed_texts()))
+    full, healed = (study.text.quality(models)["ndcg@10"] for models in (study.text.models(), study.text.healed()))
 
     for check in text_checks(study):
         claim.require(*check)

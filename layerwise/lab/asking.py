@@ -44,9 +44,9 @@ def everything(study: Study) -> Asked:
     return [
         *(experiment for part in study.tier.asks for experiment in PARTS[part](study)),
         *_noise_in_training(study),
-        *study.like_answers(),
+        *study.text.like_answers(),
         *_texts(study),
-        *study.bit_answers(),
+        *study.text.bit_answers(),
         *_matched_families(study),
         *transfer_cells(study.tier),
         *study.controls_of(PointerChain),
@@ -149,12 +149,12 @@ def _texts(study: Study) -> Asked:
     task = study.tier.texts
     if task is None:
         return []
-    models = (*study.texts(), *study.healed_texts(), *study.compact_texts())
+    models = (*study.text.models(), *study.text.healed(), *study.text.compact())
     rows = [(row, shuffled) for row in TEXT_ROWS for shuffled in (False, True)]
     return [
         *map(TextQuality, models),
-        *(TextQuality(model) for row, shuffled in rows for model in study.texts(row, shuffled)),
-        *(TextScores(full, method) for method in TEXT_IMPORTANCES for full in study.texts()),
+        *(TextQuality(model) for row, shuffled in rows for model in study.text.models(row, shuffled)),
+        *(TextScores(full, method) for method in TEXT_IMPORTANCES for full in study.text.models()),
         *(FloorQuality(task.subject, name) for name in FLOOR),
     ]
 

@@ -41,7 +41,7 @@ class Arms:
 
 def like_gain(study: Study, metric: str, over: str) -> ClassificationGain:
     """How many points of a metric arm B is ahead of another arm."""
-    return _gain(study.likes(), metric, over)
+    return _gain(study.text.likes(), metric, over)
 
 
 def _gain(answers: Sequence[Answers], metric: str, over: str) -> ClassificationGain:
@@ -52,7 +52,7 @@ def _gain(answers: Sequence[Answers], metric: str, over: str) -> ClassificationG
 
 def like_checks(study: Study) -> list[Check]:
     """What must hold before a gain says what LoRA did: honest arms, one test set, a real answer behind each number."""
-    answers = study.likes()
+    answers = study.text.likes()
     same = all(
         np.array_equal(one.labels, answers[0].labels) and np.array_equal(one.users, answers[0].users) for one in answers
     )
@@ -67,7 +67,7 @@ def like_checks(study: Study) -> list[Check]:
 @lru_cache(maxsize=4)
 def rebuilt_checks(study: Study) -> list[Check]:
     """Whether the first seed's arms, built anew from the adapter, are honest and answer as stored."""
-    arms, answers = rebuilt_arms(study), study.likes()[0]
+    arms, answers = rebuilt_arms(study), study.text.likes()[0]
     task = like_tasks(study.lab, _task(study))["test"]
     rows = np.unique(np.linspace(0, len(task.prompts) - 1, SPOTS).astype(np.int64))
     prompts, pad = [task.prompts[row] for row in rows], arms.base.config.pad_token_id
@@ -86,7 +86,7 @@ def rebuilt_checks(study: Study) -> list[Check]:
 @lru_cache(maxsize=2)
 def rebuilt_arms(study: Study) -> Arms:
     """The models of the first seed."""
-    seed, answers, task = study.tier.seeds[0], study.likes()[0], _task(study)
+    seed, answers, task = study.tier.seeds[0], study.text.likes()[0], _task(study)
     folder, _ = study.lab.get(LoraAdapter(task, seed, answers.noted["learning_rate"]["LoRA"]))
     base = base_classifier(task, seed)
     frozen, tuned = lora_arms(base, folder)
@@ -109,7 +109,7 @@ def like_latency(study: Study, other: str, blocks: int) -> LatencyComparison:
 
 def like_table(study: Study) -> dict[str, Any]:
     """The five metrics by arm, means over seeds in percent, and what LoRA adds with 95 % intervals."""
-    answers = study.likes()
+    answers = study.text.likes()
     rows = []
     for metric in METRICS:
         means = {arm: 100 * _mean(answers, arm, metric) for arm in ARMS}
@@ -121,7 +121,7 @@ def like_table(study: Study) -> dict[str, Any]:
 
 def like_setting_table(study: Study) -> dict[str, Any]:
     """Examples and class balance by part, learning rates that validation chose, and how training went."""
-    answers = study.likes()
+    answers = study.text.likes()
     noted = answers[0].noted
     rows: list[list[str]] = [
         [part, f"{noted['examples'][part]:,} examples, {100 * noted['liked'][part]:.1f} % liked"] for part in PARTS
@@ -153,7 +153,7 @@ def _task(study: Study) -> Any:
 
 
 def _folder(study: Study) -> Any:
-    rate = study.likes()[0].noted["learning_rate"]["LoRA"]
+    rate = study.text.likes()[0].noted["learning_rate"]["LoRA"]
     return study.lab.get(LoraAdapter(_task(study), study.tier.seeds[0], rate))[0]
 
 

@@ -22,7 +22,7 @@ BLOCKS, SECONDS = 10, 60.0  # of the timing
 
 def format_gain(study: Study, metric: str, name: str = QLORA) -> ClassificationGain:
     """How many points of a metric a format is ahead of LoRA in full precision, the same seeds and users."""
-    found = study.few_bits()
+    found = study.text.few_bits()
     ours, theirs = (np.stack([one.probability[arm] for one in found]).astype(np.float64) for arm in (name, FULL))
     labels, users = (values.astype(np.float64) for values in (found[0].labels, found[0].users))
     return ClassificationGain(ours, theirs, labels, users, metric)
@@ -30,7 +30,7 @@ def format_gain(study: Study, metric: str, name: str = QLORA) -> ClassificationG
 
 def format_checks(study: Study) -> list[Check]:
     """What must hold before the difference says what 4 bits cost."""
-    found, likes = study.few_bits(), study.likes()
+    found, likes = study.text.few_bits(), study.text.likes()
     apart = max(float(one.noted["apart"]) for one in found)
     same = all(np.array_equal(one.labels, other.labels) for one, other in zip(found, likes, strict=True))
     smaller = all(one.noted["bytes"][QLORA][0] < one.noted["bytes"][FULL][0] for one in found)
@@ -44,7 +44,7 @@ def format_checks(study: Study) -> list[Check]:
 
 def format_table(study: Study) -> dict[str, Any]:
     """Quality, bytes and latency of LoRA by number format; means over seeds, latency of the first seed's models."""
-    found, ms, clock = study.few_bits(), *format_latency(study)
+    found, ms, clock = study.text.few_bits(), *format_latency(study)
     rows = []
     for number, name in enumerate(FORMATS):
         metrics = [classification_metrics(one.probability[name], one.labels) for one in found]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,8 @@ from layerwise.data.folders import is_here
 from layerwise.data.splits import Split
 from layerwise.lab.experiments import (
     FLOOR,
-    Answers,
-    AnyText,
     BandAdaptation,
     CompactModel,
-    CompactText,
     Control,
     CutQuality,
     Damage,
@@ -28,18 +24,15 @@ from layerwise.lab.experiments import (
     FloorQuality,
     GapRivals,
     HealedModel,
-    HealedText,
     LayerPortrait,
     LayerScores,
     LayerShapley,
-    LikeAnswers,
     Model,
     ModelQuality,
     NoisyModel,
     NoisyQuality,
     NoisyStudent,
     Portrait,
-    QuantizedLikes,
     QuantizedQuality,
     RandomCut,
     RandomCuts,
@@ -50,36 +43,25 @@ from layerwise.lab.experiments import (
     TargetQuality,
     TaskImportance,
     TaskImportances,
-    TextModel,
-    TextQuality,
-    TextScores,
     TrainingFree,
     TunedModel,
     TunedStudent,
-    why_no_nf4,
 )
-from layerwise.lab.lab import Lab
-from layerwise.lab.tiers import Subject, Tier
+from layerwise.lab.results import Result, Results
+from layerwise.lab.text_study import TextStudy
+from layerwise.lab.tiers import Subject
 from layerwise.models.layers import stacks_of
 from layerwise.models.recommender import Recommender
 
-Result = TypeVar("Result")
-Prepare = Callable[[Sequence[Experiment]], None]  # type: ignore[type-arg]
-
 
 @dataclass(frozen=True)
-class Study:
-    """Everything that the claims of a tier ask for.
+class Study(Results):
+    """Everything that the claims of a tier ask for."""
 
-    Args:
-        tier: Sizes, recipes and seeds.
-        lab: Where results come from.
-        prepare: Makes missing results, side by side where it can; called before results are read.
-    """
-
-    tier: Tier
-    lab: Lab
-    prepare: Prepare
+    @property
+    def text(self) -> TextStudy:
+        """The tier's models on titles."""
+        return TextStudy(self.tier, self.lab, self.prepare)
 
     @property
     def subject(self) -> Subject:
@@ -162,27 +144,21 @@ class Study:
 
     def quantized(self, bits: int) -> Mapping[str, FloatArray]:
         """Test metrics of the full models with 8 or 4 bits per weight of their layers, as `quality` gives them."""
-        by_seed: list[dict[str, FloatArray]] = self._of_full(lambda full: QuantizedQuality(full, bits))
-        return {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
+        return self.stacked([QuantizedQuality(full, bits) for full in self.full()])
 
     def quality(self, models: Sequence[Model]) -> Mapping[str, FloatArray]:
         """Test metrics, name -> *seeds x users*; names as in `Quality`."""
-        wanted = [ModelQuality(model) for model in models]
-        self.prepare(wanted)
-        by_seed = [self.lab.get(quality) for quality in wanted]
-        return {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
+        return self.stacked([ModelQuality(model) for model in models])
 
     def target_ndcg(self, models: Sequence[Model]) -> FloatArray:
         """Test NDCG@10, *seeds x targets*, in the order of the split's targets."""
-        wanted = [TargetQuality(model) for model in models]
-        self.prepare(wanted)
-        return np.stack([self.lab.get(one) for one in wanted])
+        by_seed: list[FloatArray] = self.found([TargetQuality(model) for model in models])
+        return np.stack(by_seed)
 
     def noisy_ndcg(self, models: Sequence[Model], share: float) -> FloatArray:
         """Test NDCG@10, *seeds x users*, where a share of the events of every history is replaced by random ones."""
-        wanted = self.under_noise(models, share)
-        self.prepare(wanted)
-        return np.stack([self.lab.get(one) for one in wanted])
+        by_seed: list[FloatArray] = self.found(self.under_noise(models, share))
+        return np.stack(by_seed)
 
     def under_noise(self, models: Sequence[Model], share: float) -> list[NoisyQuality]:
         """Every seed has its own noise, all its models the same."""
@@ -219,8 +195,7 @@ class Study:
             ValueError: A seed has fewer users.
         """
         wanted = self.controls_of(kind)
-        self.prepare(wanted)
-        by_seed = [self.lab.get(control) for control in wanted]
+        by_seed = self.found(wanted)
         for control, values in zip(wanted, by_seed, strict=True):
             if num_users is not None and len(values["full"]) < num_users:
                 raise ValueError(f"{control.describe()} needs {num_users} users, got {len(values['full'])}")
@@ -233,8 +208,7 @@ class Study:
     def floor(self) -> dict[str, dict[str, FloatArray]]:
         """Test metrics of the training-free recommenders: name -> metric -> *users*."""
         wanted = [FloorQuality(self.subject, name) for name in FLOOR]
-        self.prepare(wanted)
-        return {quality.name: self.lab.get(quality) for quality in wanted}
+        return dict(zip(FLOOR, self.found(wanted), strict=True))
 
     def layer_scores(self, method: str) -> NDArray[np.float64]:
         """Importance of each layer, *seeds x num_layers*."""
@@ -261,8 +235,7 @@ class Study:
 
     def adaptation(self) -> dict[str, FloatArray]:
         """Log-likelihood of the next genre after tuning a band: arm -> *seeds x users*; empty without categories."""
-        by_seed = self._of_full(BandAdaptation)
-        return {arm: np.stack([values[arm] for values in by_seed]) for arm in by_seed[0]}
+        return self.stacked(list(map(BandAdaptation, self.full())))
 
     def random_cuts(self) -> dict[float, list[RandomCut]]:
         """What random cuts keep, by the share of layers kept, one per seed."""
@@ -286,80 +259,12 @@ class Study:
 
     def gap_rivals(self) -> dict[str, FloatArray]:
         """NDCG@10, *seeds x users*, of the tier's cut by the way its gaps are closed, in order of rising quality."""
-        by_seed = self._of_full(lambda full: GapRivals(full, self.tier.selected_by, self.tier.kept))
-        stacked = {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
-        return dict(sorted(stacked.items(), key=lambda way: float(way[1].mean())))
-
-    def likes(self) -> list[Answers]:
-        """What the arms of a LoRA comparison answer, one per seed; empty in a tier without a text model."""
-        wanted = self.like_answers()
-        self.prepare(wanted)
-        return [self.lab.get(one) for one in wanted]
-
-    def like_answers(self) -> list[LikeAnswers]:
-        """The LoRA comparison of every seed; none in a tier without a text model."""
-        task, seeds = self.tier.likes, self.tier.seeds
-        return [LikeAnswers(task, seed, seeds[0]) for seed in seeds] if task else []
-
-    def texts(self, row: str = "lora", shuffled: bool = False) -> list[TextModel]:
-        """Text recommenders of a row of `TextModel`, one per seed; of the controls' seeds where titles are shuffled.
-
-        Without training there is one for all seeds. Empty in a tier without a text recommender.
-        """
-        task = self.tier.texts
-        if task is None:
-            return []
-        seeds = self.tier.seeds[: task.controls] if shuffled else self.tier.seeds
-        return [TextModel(task, seed, row, shuffled) for seed in (seeds[:1] if row == "zero-shot" else seeds)]
-
-    def compact_texts(self) -> list[CompactText]:
-        """Text recommenders with a share of their layers, untrained."""
-        return [CompactText(full, full.of.selected_by, full.of.kept) for full in self.texts()]
-
-    def healed_texts(self) -> list[HealedText]:
-        """The same, healed."""
-        return [HealedText(compact) for compact in self.compact_texts()]
-
-    def text_quality(self, models: Sequence[AnyText]) -> Mapping[str, FloatArray]:
-        """Test metrics of text recommenders, name -> *seeds x users*; names as in `Quality`."""
-        wanted = [TextQuality(model) for model in models]
-        self.prepare(wanted)
-        by_seed = [self.lab.get(quality) for quality in wanted]
-        return {name: np.stack([values[name] for values in by_seed]) for name in by_seed[0]}
-
-    def text_scores(self, method: str) -> NDArray[np.float64]:
-        """Importance of each layer of the text recommenders, *seeds x num_layers*."""
-        wanted = [TextScores(full, method) for full in self.texts()]
-        self.prepare(wanted)
-        return np.stack([self.lab.get(scores) for scores in wanted]).astype(np.float64)
-
-    def text_floor(self) -> dict[str, FloatArray]:
-        """NDCG@10 of the training-free recommenders on the text task's data: name -> *users*."""
-        task = self.tier.texts
-        wanted = [FloorQuality(task.subject, name) for name in FLOOR] if task else []
-        self.prepare(wanted)
-        return {quality.name: self.lab.get(quality)["ndcg@10"] for quality in wanted}
-
-    def few_bits(self) -> list[Answers]:
-        """What LoRA answers in full precision, INT8 and INT4, and trained on NF4; one per seed, empty without these.
-
-        Nothing is made where bitsandbytes cannot work: `why_no_nf4` says why.
-        """
-        wanted = self.bit_answers()
-        self.prepare(wanted)
-        return [self.lab.get(one) for one in wanted]
-
-    def bit_answers(self) -> list[QuantizedLikes]:
-        """Few bits of every seed; none in a tier without them, and where bitsandbytes cannot work."""
-        task, seeds = self.tier.likes, self.tier.seeds
-        if task is None or not self.tier.few_bits or why_no_nf4():
-            return []
-        return [QuantizedLikes(task, seed, seeds[0]) for seed in seeds]
+        ways = self.stacked([GapRivals(full, self.tier.selected_by, self.tier.kept) for full in self.full()])
+        return dict(sorted(ways.items(), key=lambda way: float(way[1].mean())))
 
     def model(self, model: Model) -> Recommender:
         """The model itself."""
-        self.prepare([model])
-        return self.lab.get(model)
+        return self.found([model])[0]
 
     def kept_layers(self) -> list[tuple[int, ...]]:
         """Layers that the tier's method keeps, per seed."""
@@ -369,9 +274,7 @@ class Study:
 
     def _of_full(self, experiment: Callable[[ScratchModel], Experiment[Result]]) -> list[Result]:
         """Results of an experiment on every full model, one per seed."""
-        wanted = [experiment(full) for full in self.full()]
-        self.prepare(wanted)
-        return [self.lab.get(one) for one in wanted]
+        return self.found([experiment(full) for full in self.full()])
 
     def contested(self) -> list["Study"]:
         """The studies in which rivals are compared: on the tier's own dataset, and on further ones that are here."""

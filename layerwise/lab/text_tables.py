@@ -24,8 +24,8 @@ NAMES = {"zero-shot": "zero-shot, nothing trained", "head": "head on frozen stat
 
 def text_checks(study: Study) -> list[Check]:
     """Right data, enough seeds, a full model that learned, compact ones of the claimed depth that rank as stored."""
-    task, full = text_task(study), study.text_quality(study.texts())["ndcg@10"]
-    start = study.text_quality(study.texts("zero-shot"))["ndcg@10"]
+    task, full = text_task(study), study.text.quality(study.text.models())["ndcg@10"]
+    start = study.text.quality(study.text.models("zero-shot"))["ndcg@10"]
     learned = MeanDifference(full - start, "NDCG@10")
     return [
         data_check(study.lab.split(task.subject)),
@@ -36,17 +36,17 @@ def text_checks(study: Study) -> list[Check]:
             f"the full text model must have learned more than its titles say without training: {_difference(learned)}",
         ),
         text_depth_check(study),
-        text_ranking_check(study, tuple(study.texts()[:1]), "full text model"),
-        text_ranking_check(study, tuple(study.healed_texts()[:1]), "healed text model"),
+        text_ranking_check(study, tuple(study.text.models()[:1]), "full text model"),
+        text_ranking_check(study, tuple(study.text.healed()[:1]), "healed text model"),
     ]
 
 
 @lru_cache(maxsize=4)
 def text_depth_check(study: Study) -> Check:
     """Whether the compact and the healed models really have the share of layers that is claimed, and no adapters."""
-    task, made = text_task(study), [*study.compact_texts(), *study.healed_texts()]
+    task, made = text_task(study), [*study.text.compact(), *study.text.healed()]
     texts = [text_of(study, model) for model in made]
-    depth = len(text_of(study, study.texts()[0]).layers)
+    depth = len(text_of(study, study.text.models()[0]).layers)
     found, expected = sorted({len(text.layers) for text in texts}), number_to_keep(depth, task.kept)
     plain = not any(hasattr(module, "lora_A") for text in texts for module in text.modules())
     return (
@@ -59,7 +59,7 @@ def text_depth_check(study: Study) -> Check:
 @lru_cache(maxsize=8)
 def text_ranking_check(study: Study, models: tuple[AnyText, ...], name: str) -> Check:
     """Whether stored metrics are those that these models give for some users, counted target by target."""
-    split, stored = study.lab.split(text_task(study).subject), study.text_quality(models)
+    split, stored = study.lab.split(text_task(study).subject), study.text.quality(models)
     users = np.unique(split.test.users)
     rows = np.unique(np.linspace(0, len(users) - 1, USERS).astype(np.int64))
     found = np.stack([stored[metric][:, rows] for metric in METRICS], axis=-1)  # seeds x users x metrics
@@ -78,7 +78,7 @@ def _counted(study: Study, model: AnyText, split: Split, users: Any) -> FloatArr
 
 def text_remarks(study: Study) -> list[str]:
     """What a reader must know: whether the model that is cut is worth cutting, and whether it reads its titles."""
-    full = study.text_quality(study.texts())["ndcg@10"]
+    full = study.text.quality(study.text.models())["ndcg@10"]
     floor_name, floor = best_text_floor(study)
     above = MeanDifference(full - floor, "NDCG@10")
     interval, said = above.interval(LEVEL), []
@@ -89,7 +89,7 @@ def text_remarks(study: Study) -> list[str]:
             f"{full.mean():.4f} against {floor.mean():.4f}, {_difference(above)}. As a recommender "
             "the model that is cut is a straw man: a cut that keeps all of it keeps less than counting gives."
         )
-    shuffled = study.text_quality(study.texts(shuffled=True))["ndcg@10"]
+    shuffled = study.text.quality(study.text.models(shuffled=True))["ndcg@10"]
     meant = MeanDifference(full[: len(shuffled)] - shuffled, "NDCG@10")
     if meant.interval(LEVEL).low <= 0:
         said.append(
@@ -97,27 +97,27 @@ def text_remarks(study: Study) -> list[str]:
             f"({shuffled.mean():.4f}, {_difference(meant)}): it learned the items, not what their titles mean."
         )
     epochs = text_task(study).recipe.epochs
-    unfinished = [full.seed for full in study.texts() if _course(study, full)["best_epoch"] == epochs]
+    unfinished = [full.seed for full in study.text.models() if _course(study, full)["best_epoch"] == epochs]
     if unfinished:
         said.append(
-            f"The full text model was best in its last epoch in {len(unfinished)} of {len(study.texts())} seeds: it "
-            "may not have learned all it can, and healing, which trains on, is flattered by as much."
+            f"The full text model was best in its last epoch in {len(unfinished)} of {len(study.text.models())} seeds: "
+            "it may not have learned all it can, and healing, which trains on, is flattered by as much."
         )
     return said
 
 
 def text_table(study: Study) -> dict[str, Any]:
     """Every way to use the pretrained model, with its titles and with shuffled ones, beside the training-free ones."""
-    full = float(study.text_quality(study.texts())["ndcg@10"].mean())
-    rows = [[name, "-", *_cells(values[None], full), "-"] for name, values in study.text_floor().items()]
+    full = float(study.text.quality(study.text.models())["ndcg@10"].mean())
+    rows = [[name, "-", *_cells(values[None], full), "-"] for name, values in study.text.floor().items()]
     for row in TEXT_ROWS:
-        own, other = study.texts(row), study.texts(row, shuffled=True)
-        values = study.text_quality(own)["ndcg@10"]
-        control = study.text_quality(other)["ndcg@10"]
+        own, other = study.text.models(row), study.text.models(row, shuffled=True)
+        values = study.text.quality(own)["ndcg@10"]
+        control = study.text.quality(other)["ndcg@10"]
         rows.append([NAMES[row], str(len(own)), *_cells(values, full), f"{control.mean():.4f} ({len(other)})"])
     task = text_task(study)
-    for name, models in (("cut, untrained", study.compact_texts()), ("cut and healed", study.healed_texts())):
-        values = study.text_quality(models)["ndcg@10"]
+    for name, models in (("cut, untrained", study.text.compact()), ("cut and healed", study.text.healed())):
+        values = study.text.quality(models)["ndcg@10"]
         rows.append([f"{task.kept:.0%} of the layers, {name}", str(len(models)), *_cells(values, full), "-"])
     columns = ["recommender", "seeds", "NDCG@10", "95 % CI", "of full", "with shuffled titles (seeds)"]
     return {"title": f"{task.base} on {task.subject.data_name}, by titles", "columns": columns, "rows": rows}
@@ -125,8 +125,8 @@ def text_table(study: Study) -> dict[str, Any]:
 
 def text_layer_table(study: Study) -> dict[str, Any]:
     """Importance of each layer by method, mean over seeds, and in how many seeds it was kept."""
-    kept = [tuple(_course(study, compact)["kept_layers"]) for compact in study.compact_texts()]
-    scores = {method: study.text_scores(method).mean(axis=0) for method in TEXT_IMPORTANCES}
+    kept = [tuple(_course(study, compact)["kept_layers"]) for compact in study.text.compact()]
+    scores = {method: study.text.scores(method).mean(axis=0) for method in TEXT_IMPORTANCES}
     rows = [
         [
             str(layer),
@@ -141,7 +141,7 @@ def text_layer_table(study: Study) -> dict[str, Any]:
 def text_size_table(study: Study) -> dict[str, Any]:
     """Parameters of the full and of the healed model, and where trainings ended."""
     rows = []
-    for name, models in (("full", study.texts()), ("healed", study.healed_texts())):
+    for name, models in (("full", study.text.models()), ("healed", study.text.healed())):
         text = text_of(study, models[0])
         backbone = sum(parameter.numel() for parameter in text.model.parameters())
         head = sum(parameter.numel() for parameter in text.head.parameters())
@@ -155,15 +155,15 @@ def text_size_table(study: Study) -> dict[str, Any]:
 def text_gain_kept(study: Study) -> float:
     """Share of what training added to zero-shot NDCG@10 that the healed model keeps."""
     full, healed, start = (
-        study.text_quality(models)["ndcg@10"].mean()
-        for models in (study.texts(), study.healed_texts(), study.texts("zero-shot"))
+        study.text.quality(models)["ndcg@10"].mean()
+        for models in (study.text.models(), study.text.healed(), study.text.models("zero-shot"))
     )
     return float((healed - start) / (full - start))
 
 
 def best_text_floor(study: Study) -> tuple[str, FloatArray]:
     """Name and NDCG@10, *users*, of the training-free recommender with the largest mean."""
-    floor = study.text_floor()
+    floor = study.text.floor()
     name = max(floor, key=lambda candidate: float(floor[candidate].mean()))
     return name, floor[name]
 

@@ -19,6 +19,7 @@ from layerwise.lab.experiments.text import untrained
 from layerwise.lab.lab import Lab
 from layerwise.lab.store import Store
 from layerwise.lab.study import Study
+from layerwise.lab.text_study import TextStudy
 from layerwise.lab.text_tables import (
     NAMES,
     best_text_floor,
@@ -145,11 +146,17 @@ def study(task, lab):
     return Study(tier, lab, lambda _: None)
 
 
-class Inflated(Study):
-    """A study whose stored metrics are better than its models."""
+class InflatedTexts(TextStudy):
+    def quality(self, models):
+        return {name: values + 0.1 for name, values in super().quality(models).items()}
 
-    def text_quality(self, models):
-        return {name: values + 0.1 for name, values in super().text_quality(models).items()}
+
+class Inflated(Study):
+    """A study whose stored metrics of text recommenders are better than its models."""
+
+    @property
+    def text(self):
+        return InflatedTexts(self.tier, self.lab, self.prepare)
 
 
 def test_tables_have_a_cell_for_each_column_and_the_shuffled_controls_of_every_row(study):
@@ -158,7 +165,7 @@ def test_tables_have_a_cell_for_each_column_and_the_shuffled_controls_of_every_r
     assert all(len(row) == len(table["columns"]) for table in tables for row in table["rows"])
     rows = {row[0]: row for row in tables[0]["rows"]}
     assert [rows[name][1] for name in NAMES.values()] == ["1", "2", "2"]
-    control = study.text_quality(study.texts("lora", shuffled=True))["ndcg@10"].mean()
+    control = study.text.quality(study.text.models("lora", shuffled=True))["ndcg@10"].mean()
     assert rows[NAMES["lora"]][-1] == f"{control:.4f} (1)"
     assert [row[-1] for row in tables[1]["rows"]].count("0 of 2") <= 2
     assert [row[1] for row in tables[2]["rows"]] == [4, 2]
@@ -175,7 +182,7 @@ def test_a_model_that_does_not_beat_counting_is_called_a_straw_man(study):
 
 
 def test_stored_ranking_and_depth_are_checked_against_the_models(study):
-    full, inflated = tuple(study.texts()[:1]), Inflated(study.tier, study.lab, study.prepare)
+    full, inflated = tuple(study.text.models()[:1]), Inflated(study.tier, study.lab, study.prepare)
 
     assert text_ranking_check(study, full, "full")[0]
     assert not text_ranking_check(inflated, full, "full")[0]
@@ -207,7 +214,7 @@ def test_the_claim_judges_healed_over_full_of_every_seed_and_user(study):
 
     claim_test(study, shown, "minilm-keep50%")
 
-    full, healed = (study.text_quality(models)["ndcg@10"] for models in (study.texts(), study.healed_texts()))
+    full, healed = (study.text.quality(models)["ndcg@10"] for models in (study.text.models(), study.text.healed()))
     assert full.shape == (2, 24)
     assert shown.effect.kind == "retention"
     assert shown.effect.estimate == pytest.approx(healed.mean() / full.mean())
@@ -226,8 +233,8 @@ def test_a_text_tier_trains_the_models_that_its_claims_read_for_every_seed():
         TextQuality(HealedText(CompactText(TextModel(tier.texts, seed), "empirical-fisher", 0.5)))
         for seed in tier.seeds
     }
-    assert [model.seed for model in study.texts("lora", shuffled=True)] == [0]
-    assert Study(TIERS["quick"], None, None).texts() == []
+    assert [model.seed for model in study.text.models("lora", shuffled=True)] == [0]
+    assert Study(TIERS["quick"], None, None).text.models() == []
 
 
 def test_a_tier_reads_with_another_text_model_in_all_its_claims_or_says_that_it_has_none():

@@ -91,7 +91,7 @@ def test_where_bitsandbytes_cannot_work_the_reason_is_said_and_nothing_is_made(m
     qlora.why_no_nf4.cache_clear()
     try:
         assert said in qlora.why_no_nf4()
-        assert Study(TIER, Lab(Store.at(tmp_path)), lambda _: None).bit_answers() == []
+        assert Study(TIER, Lab(Store.at(tmp_path)), lambda _: None).text.bit_answers() == []
     finally:
         qlora.why_no_nf4.cache_clear()
 
@@ -102,7 +102,7 @@ def test_a_study_asks_for_every_seed_and_only_in_a_tier_that_wants_it(tmp_path):
     wanted = [one for one in everything(Study(TIER, lab, lambda _: None)) if one.kind == "quantized-likes"]
 
     assert [one.seed for one in wanted] == [0, 1, 2, 3, 4]
-    assert Study(TIERS["quick"], lab, lambda _: None).bit_answers() == []
+    assert Study(TIERS["quick"], lab, lambda _: None).text.bit_answers() == []
 
 
 def test_bitsandbytes_and_the_seed_decide_the_adapter(monkeypatch):
@@ -126,7 +126,8 @@ def answers(seed, wrong=0.0, apart=0.0):
 
 def told(found):
     """A study that has these answers."""
-    return SimpleNamespace(few_bits=lambda: found, likes=lambda: [replace(one, noted={}) for one in found])
+    text = SimpleNamespace(few_bits=lambda: found, likes=lambda: [replace(one, noted={}) for one in found])
+    return SimpleNamespace(text=text)
 
 
 def test_the_effect_is_qlora_minus_lora_in_points():
