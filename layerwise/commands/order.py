@@ -109,9 +109,10 @@ def job_of(order: Order) -> Job:
         raise ValueError(f"{order.keep:.0%} of {depth} layers are {keep}; keep at least one and fewer than all")
     full = [_full(order, subject, seed) for seed in seeds]
     method = replace(OURS, by=order.by)
-    epochs = replace(TIERS["standard"], subject=subject).healing_epochs
+    tier = replace(TIERS["standard"], subject=subject)
+    epochs, rate = tier.healing_epochs, tier.healing_rate
     shallow = [ScratchModel(subject, seed, keep) for seed in seeds if order.model in FAMILIES]
-    return Job(order, full, [Student(one, method, order.keep, epochs) for one in full], shallow)
+    return Job(order, full, [Student(one, method, order.keep, epochs, rate) for one in full], shallow)
 
 
 def _full(order: Order, subject: Subject, seed: int) -> ScratchModel:

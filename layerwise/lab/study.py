@@ -133,9 +133,9 @@ class Study(Results):
         return [subject for subject in self.tier.elsewhere if is_here(subject.dataset)]
 
     def students(self, method: str, share: float | None = None) -> list[Student]:
-        """Students by a method of `METHODS` at the healing recipe's learning rate; of the tier's share by default."""
-        epochs = self.tier.healing_epochs
-        return [Student(full, METHODS[method], share or self.tier.kept, epochs) for full in self.full()]
+        """Students by a method of `METHODS`, at the rate that heals the family; of the tier's share by default."""
+        share, epochs, rate = share or self.tier.kept, self.tier.healing_epochs, self.tier.healing_rate
+        return [Student(full, METHODS[method], share, epochs, rate) for full in self.full()]
 
     def tuned(self, method: str) -> list[TunedStudent]:
         """Students by a method of `METHODS`, of the tier's share, with a learning rate tuned on the first seed."""
@@ -177,8 +177,8 @@ class Study(Results):
 
     def noisy_healed(self) -> list[NoisyStudent]:
         """Healed compact models of these, from the same noisy events."""
-        kept, epochs = self.tier.kept, self.tier.healing_epochs
-        return [NoisyStudent(full, METHODS["ours"], kept, epochs) for full in self.noisy_full()]
+        kept, epochs, rate = self.tier.kept, self.tier.healing_epochs, self.tier.healing_rate
+        return [NoisyStudent(full, METHODS["ours"], kept, epochs, rate) for full in self.noisy_full()]
 
     def categories(self) -> list[tuple[str, ...]] | None:
         """Categories of every item, such as genres; None where the data say none."""

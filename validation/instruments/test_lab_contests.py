@@ -403,9 +403,16 @@ def test_elsewhere_neither_families_nor_rules_are_compared(study):
         study.on("amazon14-beauty")
 
 
-@pytest.mark.parametrize(("family", "epochs"), [("llama", 5), ("qwen3", 5), ("gpt2", 5), ("bert", 24), ("t5", 24)])
+@pytest.mark.parametrize(("family", "epochs"), [("llama", 5), ("qwen3", 5), ("gpt2", 5), ("bert", 24), ("t5", 48)])
 def test_families_with_few_targets_heal_longer(family, epochs):
     assert replace(TOY, subject=TOY.subject_of(family)).healing_epochs == epochs
+
+
+def test_t5_heals_at_twice_the_rate_in_the_studys_students():
+    study = Study(TOY, None, None)
+
+    assert {student.rate for student in study.of("t5").students("ours")} == {2.0}
+    assert {student.rate for student in study.students("ours")} == {1.0}
 
 
 # Effects in the right direction
