@@ -219,7 +219,7 @@ def test_histories_are_no_longer_than_a_pretrained_model_has_positions(events, t
 def test_the_tiers_own_models_are_used_where_they_are_asked_for():
     job = job_of(Order("t5", "ml-100k"))
 
-    assert (job.subject.training.epochs, job.compact[0].epochs) == (48, 24)
+    assert (job.subject.training.epochs, job.compact[0].epochs, job.compact[0].rate) == (96, 48, 2.0)
 
 
 def made_with(full, floor):
