@@ -1,6 +1,7 @@
 """A model whose clocked calls are audited: which layers ran, and whether the output is the right one."""
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from layerwise.evaluation.captured import CapturedCall
 
 Inputs = Sequence[Mapping[str, Tensor]]
 Timer = Callable[[], float]
@@ -26,6 +29,7 @@ class AuditedModel:
 
     Attributes:
         scale: Largest absolute reference output.
+        apart: Smallest difference between the references of two inputs: what an output of the wrong input would show.
         difference: Largest absolute difference of a clocked output from its reference so far.
         executed: How often each layer ran, one array [layers] per clocked call.
         busy_seconds: Processor time of the whole process during the clocked calls.
@@ -40,11 +44,15 @@ class AuditedModel:
         self.name, self.model, self.inputs, self.clock = name, model, inputs, clock
         self.references = [self._tensors(model(**batch), index) for index, batch in enumerate(inputs)]
         self.scale = max(float(part.abs().max()) for parts in self.references for part in parts)
+        pairs = itertools.combinations(self.references, 2)
+        self.apart = min((largest_difference(one, other) for one, other in pairs), default=float("inf"))
         self.difference = 0.0
         self.executed: list[NDArray[np.int64]] = []
         self.busy_seconds = self.wall_seconds = 0.0
         self._trace: list[int] = []
         self._num_layers = 0
+        self._run: Callable[..., Any] = model
+        self._in_graph: NDArray[np.int64] | None = None
 
     @contextmanager
     def counting(self, layers: Sequence[nn.Module]) -> Iterator[None]:
@@ -63,6 +71,18 @@ class AuditedModel:
             for handle in handles:
                 handle.remove()
 
+    def capture(self) -> None:
+        """From now on, calls replay a CUDA graph of the model; inside of `counting`.
+
+        References stay those of plain calls. The layers that ran while the graph was captured are what each replay
+        launches, so they are what is recorded for it.
+
+        Raises:
+            ValueError: If the inputs do not lie on a CUDA device.
+        """
+        self._run = CapturedCall(self.model, self.inputs[0], before=self._trace.clear)
+        self._in_graph = self._layers_run()
+
     def call(self, index: int) -> float:
         """Time in ms of a call on input `index`; the audit happens after the clock has stopped.
 
@@ -72,14 +92,18 @@ class AuditedModel:
         self._trace.clear()
         wall, busy = time.perf_counter(), time.process_time()
         start = self.clock()
-        output = self.model(**self.inputs[index])
+        output = self._run(**self.inputs[index])
         elapsed = self.clock() - start
         self.busy_seconds += time.process_time() - busy
         self.wall_seconds += time.perf_counter() - wall
-        self.executed.append(np.bincount(np.array(self._trace, dtype=np.int64), minlength=self._num_layers))
+        self.executed.append(self._layers_run() if self._in_graph is None else self._in_graph)
         found = self._tensors(output, index)
         self.difference = max(self.difference, largest_difference(found, self.references[index]))
         return 1000 * elapsed
+
+    def _layers_run(self) -> NDArray[np.int64]:
+        """How often each layer ran since the trace was cleared, [layers]."""
+        return np.bincount(np.array(self._trace, dtype=np.int64), minlength=self._num_layers)
 
     def _note(self, index: int) -> Callable[..., None]:
         append = self._trace.append

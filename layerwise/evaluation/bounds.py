@@ -89,7 +89,7 @@ def bound_of(full: nn.Module, compact: nn.Module, inputs: Mapping[str, Tensor]) 
 def work_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Work:
     """Arithmetic and memory traffic of `model(**inputs)`, in evaluation mode and without gradients."""
     # Outside of inference mode, where compound operations reach a dispatch mode in one piece.
-    arithmetic, traffic = FlopCounterMode(display=False, custom_mapping=_ON_CPU), _Traffic()
+    arithmetic, traffic = FlopCounterMode(display=False, custom_mapping=_ATTENTION), _Traffic()
     with torch.inference_mode(False), torch.no_grad(), evaluating(model), arithmetic, traffic:
         model(**inputs)
     return Work(arithmetic.get_total_flops(), traffic.bytes)
@@ -137,5 +137,13 @@ def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, *
     return 2 * batch * heads * length * key[2] * (width + value[3])
 
 
-# torch's own table holds the accelerators' kinds only
-_ON_CPU = {_aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+# torch's own table lacks the kind for a CPU, and refuses fewer heads of keys than of queries on a CUDA device.
+_ATTENTION = {
+    kind: _attention
+    for kind in (
+        _aten._scaled_dot_product_flash_attention_for_cpu,
+        _aten._scaled_dot_product_flash_attention,
+        _aten._scaled_dot_product_efficient_attention,
+        _aten._scaled_dot_product_cudnn_attention,
+    )
+}

@@ -11,8 +11,12 @@ the processor time of that thread, the latency on a processor of one's own but f
 done again: some 0.6 ms each, in full and compact calls alike (docs/speed.md). With more threads, and on an
 accelerator, it is the wall clock; there a check compares how much of the processor each model got.
 
+On a CUDA device a call may be captured as a graph, so that no time of Python is in it; its layers are counted while it
+is captured.
+
 A fast number proves nothing by itself. Forward hooks count the layers that run in every timed call, and every
-timed output is compared with one that was computed untimed. A hook costs 1.2 microseconds per layer and call
+timed output is compared with one that was computed untimed, and must be nearer to it than half the way to that of any
+other input. A hook costs 1.2 microseconds per layer and call
 (measured on one CPU thread), the same for each layer of either model.
 
 References:
@@ -67,7 +71,7 @@ class LatencyComparison:
         calls_per_block: Timed calls per model and block.
         input_digests: sha256 of each input.
         max_difference: Largest absolute difference of a timed output from its untimed reference.
-        allowed_difference: What rounding can explain.
+        allowed_difference: What rounding can explain, and at most half of what lies between two inputs' outputs.
         warmup_rounds: Warm-up rounds that were run.
         stable: Whether the last two of them agreed within 5 %.
         clock: What the times are: wall clock, processor time of the thread, or a clock that was given.
@@ -77,6 +81,7 @@ class LatencyComparison:
         dtype: Floating-point kinds of the weights, joined by "+".
         threads: Threads of a CPU operation.
         torch_version: Version of torch.
+        captured: Whether calls were replays of a CUDA graph; then the layers are those that each replay launches.
     """
 
     full_ms: FloatArray
@@ -97,6 +102,7 @@ class LatencyComparison:
     dtype: str
     threads: int
     torch_version: str
+    captured: bool = False
 
     @property
     def full_layers(self) -> int:
@@ -150,6 +156,7 @@ class LatencyComparison:
         """Where and how it was measured, in words."""
         return {
             "clock": self.clock,
+            "mode": "captured as a CUDA graph" if self.captured else "eager",
             "device": self.device,
             "dtype": self.dtype,
             "threads": str(self.threads),
@@ -170,6 +177,7 @@ def compare_latency(
     calls: int | None = None,
     seconds: float = 60.0,
     tolerance: float | None = None,
+    capture: bool = False,
     layers_of: Callable[[nn.Module], Sequence[nn.Module]] = family_layers_of,
     timer: Timer | None = None,
 ) -> LatencyComparison:
@@ -192,7 +200,9 @@ def compare_latency(
         calls: Calls per turn, at least 2 (one more where two turns would meet on one input). By default as
             many as give each model 50 ms per block, if `seconds` allows.
         seconds: Bound for the timed calls of all blocks together, as far as two calls per turn allow it.
-        tolerance: Allowed absolute difference of outputs; by default 8 roundings of the largest output.
+        tolerance: Allowed absolute difference of outputs; by default 8 roundings of the largest output, and at most
+            half of the smallest difference between the outputs of two inputs.
+        capture: Whether calls are captured as CUDA graphs, see `CapturedCall`; all inputs have one shape then.
         layers_of: Lists the layers of a model.
         timer: Clock in seconds; by default the thread's processor time or the wall clock, as said above.
 
@@ -212,6 +222,8 @@ def compare_latency(
         arms = [AuditedModel(name, model, inputs, clock) for name, model in (("full", full), ("compact", compact))]
         for arm in arms:
             stack.enter_context(arm.counting(layers_of(arm.model)))
+            if capture:
+                arm.capture()
         turns = time_in_turn(arms, len(inputs), blocks, warmup, calls, seconds)
     rounding = ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes)
     return LatencyComparison(
@@ -223,7 +235,7 @@ def compare_latency(
         calls_per_block=2 * turns.calls,
         input_digests=digests,
         max_difference=max(arm.difference for arm in arms),
-        allowed_difference=rounding * min(arm.scale for arm in arms) if tolerance is None else tolerance,
+        allowed_difference=_allowed(arms, rounding) if tolerance is None else tolerance,
         warmup_rounds=turns.rounds,
         stable=turns.stable,
         clock=name_of(timer),
@@ -233,7 +245,13 @@ def compare_latency(
         dtype="+".join(str(dtype).removeprefix("torch.") for dtype in dtypes),
         threads=torch.get_num_threads(),
         torch_version=str(torch.__version__),
+        captured=capture,
     )
+
+
+def _allowed(arms: Sequence[AuditedModel], rounding: float) -> float:
+    """What rounding explains, unless an output of another input would pass for it."""
+    return min(min(rounding * arm.scale, arm.apart / 2) for arm in arms)
 
 
 def _layers_check(name: str, executed: IntArray) -> tuple[bool, str]:

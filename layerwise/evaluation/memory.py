@@ -78,7 +78,9 @@ def cache_bytes(model: PreTrainedModel, batch: int, length: int) -> int:
 
 
 def peak_allocated(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
-    """Most bytes that torch had allocated on a CUDA device during `model(**inputs)`, weights and inputs included.
+    """Most bytes of a CUDA device that `model(**inputs)` needs: its weights, the inputs, and what the call allocates.
+
+    What else lies on the device does not count, such as another model, also where it lends this one its weights.
 
     Raises:
         ValueError: If the model does not lie on a CUDA device.
@@ -90,6 +92,8 @@ def peak_allocated(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
         model(**inputs)  # what libraries allocate on first use is not the model's
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         model(**inputs)
         torch.cuda.synchronize(device)
-    return int(torch.cuda.max_memory_allocated(device))
+    own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *inputs.values()))
+    return own + int(torch.cuda.max_memory_allocated(device)) - before

@@ -1,13 +1,15 @@
 """Masks and position buckets in fewer operations than `transformers` makes them in every call; outputs stay the same.
 
 At the sizes of the tiers a layer takes milliseconds, and so does what is made once per stack in many small operations:
-a fixed cost, which stays when layers are cut. Two things need not be made so:
+a fixed cost, which stays when layers are cut. Three things need not be made so:
 
 - *The mask of padding* is spread over all queries, *batch x 1 x length x length*, though it is the same for each. One
   of four dimensions is taken as it is, and *batch x 1 x 1 x length* broadcasts to the same.
 - *Relative positions* (T5). Which bucket each pair of positions falls into takes twenty operations and depends on
   nothing but the two lengths. The buckets are kept. Their biases are looked up in every call and laid out in the order
   in which every layer of the stack reads them, where `transformers` hands on a transposed view.
+- *Packed sequences.* Where no mask is given, causal models look whether a row holds several sequences. A history is
+  one. On an accelerator that look waits for the device, and in a captured graph, where it cannot, a mask is made.
 
 Nothing that is kept comes from an input or a weight: the mask is made anew for every batch, and a table of biases that
 is trained further is seen at the next call. No layer does less. Attention is known by the method that it has, and no
@@ -23,7 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, masking_utils
 
 
 class Prepared:
@@ -43,7 +45,8 @@ class Prepared:
         for biases in self._biases:
             biases.attention.compute_bias = biases  # hides the method of the class
         try:
-            yield self._with_small_mask(inputs)
+            with _one_sequence_a_row():
+                yield self._with_small_mask(inputs)
         finally:
             for biases in self._biases:
                 vars(biases.attention).pop("compute_bias", None)
@@ -57,6 +60,17 @@ class Prepared:
         if self._model.config._attn_implementation != "sdpa":  # others add their masks, or have a form of their own
             return {**ready, "attention_mask": mask}
         return {**ready, "attention_mask": mask.bool()[:, None, None]}
+
+
+@contextmanager
+def _one_sequence_a_row() -> Iterator[None]:
+    """Inside, `transformers` takes it as known that no row holds several sequences."""
+    look = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = look
 
 
 def _has_buckets(module: nn.Module) -> bool:

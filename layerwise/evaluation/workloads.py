@@ -51,8 +51,19 @@ class Scoring(nn.Module):
         """Scores and codes of the best items, each *batch x k*, best first; arguments as `Recommender.batch` makes."""
         with _asked_only(self.model, last), self.prepared.using(inputs) as ready:
             states = self.recommender.states(ready)  # batch x 1 x hidden
-        scores, items = self.recommender.item_scores(states[:, 0].float()).topk(self.k)
+        scores, items = self._item_scores(states[:, 0]).topk(self.k)
         return scores, items
+
+    def _item_scores(self, states: Tensor) -> Tensor:
+        """Scores *batch x items* in fp32, for states *batch x hidden*.
+
+        A CUDA device multiplies in half precision and adds up in fp32: the item matrix need not be converted first.
+        """
+        if states.is_cuda and states.dtype in (torch.bfloat16, torch.float16):
+            scores = torch.mm(states, self.recommender.item_matrix.T, out_dtype=torch.float32)
+            bias = getattr(self.model.get_output_embeddings(), "bias", None)
+            return scores if bias is None else scores + bias[: self.recommender.num_items]
+        return self.recommender.item_scores(states.float())
 
 
 @contextmanager

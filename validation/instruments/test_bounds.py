@@ -233,3 +233,13 @@ def test_a_layer_that_is_skipped_is_an_error():
     inputs = [{"x": torch.full((1, 2), float(number))} for number in range(4)]
     with pytest.raises(ValueError, match="3-layer model a layer did not run"):
         time_by_depth(models, inputs, 2, calls=2, layers_of=lambda model: model.layers)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible to torch")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_as_many_operations_are_counted_on_a_cuda_device_with_fewer_heads_of_keys_than_of_queries(dtype):
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=50, num_hidden_layers=2, **shape)).eval()
+    tokens = torch.arange(32)[None]
+    on_cpu = work_of(model, {"input_ids": tokens}).flops
+    assert work_of(model.cuda().to(dtype), {"input_ids": tokens.cuda()}).flops == on_cpu

@@ -107,6 +107,17 @@ def test_peak_of_an_allocator_is_not_made_up_on_a_cpu():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible to torch")
 def test_peak_allocated_holds_weights_and_scores_and_little_else():
     model = recommender("llama", layers=1, items=400_000).cuda()
+    others = torch.zeros(100_000_000, device="cuda")  # 400 MB that are not this model's
     peak = peak_allocated(Scoring(model), model.batch([np.arange(3)]))
     weights, scores = sum(parameter.nbytes for parameter in model.parameters()), 400_000 * 4
     assert weights + scores <= peak < weights + 10 * scores
+    assert others.is_cuda
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible to torch")
+def test_a_cut_that_borrows_its_weights_needs_no_more_than_a_cut_of_its_own():
+    full = recommender("llama", layers=8, items=100_000).cuda()
+    batch = full.batch([np.arange(3)])
+    borrowed, own = (peak_allocated(Scoring(compact_model(full, [0], share)), batch) for share in (True, False))
+    assert borrowed == pytest.approx(own, rel=0.05)
+    assert borrowed < peak_allocated(Scoring(full), batch)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import masking_utils
 
 from layerwise.evaluation import prepared
 from layerwise.evaluation.workloads import Scoring
@@ -141,3 +142,17 @@ def test_the_model_is_as_it_was_also_after_an_error():
         scoring(**{**one, "decoder_input_ids": torch.zeros(3, 2, dtype=torch.long)})
     assert not any("compute_bias" in vars(module) for module in model.modules())
     assert set(model.state_dict()) == names == {name.removeprefix("recommender.") for name in scoring.state_dict()}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+def test_no_history_is_searched_for_several_sequences_and_the_search_is_put_back(family, monkeypatch):
+    searched = []
+    look = lambda position_ids: searched.append(position_ids)  # noqa: E731
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", look)
+    model = recommender(family)
+    scored(Scoring(model, k=5), batch(model, EVEN))
+    assert searched == []
+
+    assert masking_utils.find_packed_sequence_indices is look
+    scored(plain(model), batch(model, EVEN))
+    assert len(searched) == 1
