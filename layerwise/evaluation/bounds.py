@@ -138,12 +138,12 @@ def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, *
 
 
 # torch's own table lacks the kind for a CPU, and refuses fewer heads of keys than of queries on a CUDA device.
-_ATTENTION = {
-    kind: _attention
-    for kind in (
+_ATTENTION = dict.fromkeys(
+    (
         _aten._scaled_dot_product_flash_attention_for_cpu,
         _aten._scaled_dot_product_flash_attention,
         _aten._scaled_dot_product_efficient_attention,
         _aten._scaled_dot_product_cudnn_attention,
-    )
-}
+    ),
+    _attention,
+)
