@@ -30,16 +30,18 @@ class Scoring(nn.Module):
     Args:
         recommender: Scores the catalogue; shared, not copied.
         k: Number of items that are found, at most the catalogue.
+        shows_states: Whether the states that were asked, *batch x hidden*, are handed on, too. Random weights score two
+            histories much alike; the states tell them apart, and so an audit the output of another input.
 
     Raises:
         ValueError: If k is below 1 or above the number of items.
     """
 
-    def __init__(self, recommender: Recommender, k: int = 10) -> None:
+    def __init__(self, recommender: Recommender, k: int = 10, shows_states: bool = False) -> None:
         super().__init__()
         if not 1 <= k <= recommender.num_items:
             raise ValueError(f"k must lie within [1, {recommender.num_items}], the catalogue, got {k}")
-        self.recommender, self.k = recommender, k
+        self.recommender, self.k, self.shows_states = recommender, k, shows_states
         self.prepared = Prepared(recommender.model)
 
     @property
@@ -47,12 +49,12 @@ class Scoring(nn.Module):
         """The `transformers` model, by which the layers are found."""
         return self.recommender.model
 
-    def forward(self, last: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, last: Tensor, **inputs: Tensor) -> tuple[Tensor, ...]:
         """Scores and codes of the best items, each *batch x k*, best first; arguments as `Recommender.batch` makes."""
         with _asked_only(self.model, last), self.prepared.using(inputs) as ready:
             states = self.recommender.states(ready)  # batch x 1 x hidden
         scores, items = self._item_scores(states[:, 0]).topk(self.k)
-        return scores, items
+        return (scores, items, states[:, 0]) if self.shows_states else (scores, items)
 
     def _item_scores(self, states: Tensor) -> Tensor:
         """Scores *batch x items* in fp32, for states *batch x hidden*.

@@ -94,7 +94,7 @@ class Timed:
 
 def scoring_pair(shape: str, device: torch.device) -> tuple[Scoring, Scoring]:
     """Finding the ten best of `ITEMS` items with all layers and with a quarter of them; one set of weights."""
-    full = Scoring(random_recommender(shape, ITEMS, EVENTS, device)).eval()
+    full = Scoring(random_recommender(shape, ITEMS, EVENTS, device), shows_states=True).eval()
     return full, shallower(full, len(layers_of(full)) // QUARTER).eval()
 
 
