@@ -21,7 +21,7 @@ from layerwise.lab.experiments import (
     Student,
     weights_digest,
 )
-from layerwise.lab.tiers import DEEP, SUBJECT, TIERS, Subject
+from layerwise.lab.tiers import DEEP, SUBJECT, TIERS, Subject, as_patient
 from layerwise.lab.tiers import EPOCHS as EPOCHS_OF
 from layerwise.models.catalogue import shape_of
 from layerwise.models.families import FAMILIES, family_of
@@ -128,7 +128,7 @@ def _subject(order: Order) -> Subject:
     if order.model in FAMILIES:
         longer = EPOCHS_OF.get(order.model, DEEP.epochs) / DEEP.epochs
         training = replace(subject.training, epochs=round(subject.training.epochs * longer))
-        subject = replace(subject, family=order.model, training=training)
+        subject = as_patient(replace(subject, family=order.model, training=training))
     else:
         config = load_config(order.model)
         positions = getattr(config, "max_position_embeddings", None) or subject.max_length + 1

@@ -83,7 +83,7 @@ from layerwise.lab.experiments import (
 from layerwise.lab.experiments.tuned import RATES
 from layerwise.lab.study import Study
 from layerwise.lab.tiers import TIERS, Subject, Tier
-from layerwise.models.families import Shape
+from layerwise.models.families import FAMILIES, Shape
 from layerwise.models.recommender import build_recommender
 from layerwise.models.training import Recipe
 from reports.cases import case_of
@@ -406,6 +406,21 @@ def test_elsewhere_neither_families_nor_rules_are_compared(study):
 @pytest.mark.parametrize(("family", "epochs"), [("llama", 5), ("qwen3", 5), ("gpt2", 5), ("bert", 24), ("t5", 48)])
 def test_families_with_few_targets_heal_longer(family, epochs):
     assert replace(TOY, subject=TOY.subject_of(family)).healing_epochs == epochs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_trainings_of_t5_never_end_early(family):
+    subject, epochs = TOY.subject_of(family), replace(TOY, subject=TOY.subject_of(family)).healing_epochs
+    patient = [
+        subject.training.patience * subject.training.evaluate_every >= subject.training.epochs,
+        subject.healing.patience * subject.healing.evaluate_every >= epochs,
+    ]
+    as_before = [subject.training.patience, subject.healing.patience] == [
+        TOY.subject.training.patience,
+        TOY.subject.healing.patience,
+    ]
+
+    assert all(patient) if family == "t5" else as_before
 
 
 def test_t5_heals_at_twice_the_rate_in_the_studys_students():
