@@ -231,8 +231,8 @@ HEALING_EPOCHS = {"bert": 24, "t5": 48}
 HEALING_RATES = {"t5": 2.0}
 
 # T5's validation stands still for tens of epochs and then rises. With a patience of 20 epochs one of five trainings of
-# two layers ended on that plateau (.077, the others .099 to .121), and one of five healings early in its cycle (.107, the
-# others .110 to .123). Its trainings and healings run to their end, all of them.
+# two layers ended on that plateau (.077, the others .099 to .121), and one of five healings early in its cycle (.107,
+# the others .110 to .123). Its trainings and healings run to their end, all of them.
 PATIENCE = {"t5": 96}
 
 
