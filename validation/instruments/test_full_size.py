@@ -63,6 +63,14 @@ def test_small_models_take_more_rows_to_saturate_a_card(shape, rows):
     assert full_size.MODES["captured"].rows(workload) == full_size.MODES["eager"].rows(workload) == 1
 
 
+def test_in_equal_memory_throughput_is_rows_over_time():
+    table = full_size._equal_memory_table("small", [100, 40], [1, 1], [20, 80], [10.0, 8.0])
+
+    assert "0.00 GB" in table["title"]
+    assert "throughput is 5.00 times" in table["title"]
+    assert table["rows"] == [["full", 100, 1, 20, "10.00", "2000"], ["compact", 40, 1, 80, "8.00", "10000"]]
+
+
 def test_unknown_full_size_is_refused_with_those_that_there_are():
     for make in (random_language_model, lambda name: random_recommender(name, 10, 5)):
         with pytest.raises(ValueError, match=r"'llama-9b'; there are llama-3\.2-1b, .*, t5-large"):
