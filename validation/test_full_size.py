@@ -38,7 +38,8 @@ def judged(claim, timed, title):
     claim.table(**bounds_table(title, timed))
     share = {"bound": timed.bound.layers, "share of the bound": round(timed.pair.speedup / timed.bound.layers, 4)}
     effect = speedup(timed.pair.full_ms, timed.pair.compact_ms)
-    claim.judge(effect, notes={**share, **timed.pair.setting()}, environment=timed.card.facts())
+    notes = {**share, **timed.pair.setting(), **timed.card.reading()}
+    claim.judge(effect, notes=notes, environment=timed.card.facts())
 
 
 @pytest.mark.claim("full-size-speedup")

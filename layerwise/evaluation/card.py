@@ -4,7 +4,7 @@ Everything is read and nothing is set. Readings come from NVML (the extra `gpu`)
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,9 +50,17 @@ class CardState:
         ]
 
     def facts(self) -> dict[str, str]:
-        """The reading in words."""
-        words = {name: str(value) for name, value in asdict(self).items() if name not in ("slowed_by", "faults")}
-        return {**words, "slowed_by": self._slowed_by}
+        """What a card is, whatever it does, in words."""
+        return {
+            "driver": self.driver,
+            "highest clock": f"{self.most_sm_mhz} MHz",
+            "memory clock": f"{self.memory_mhz} MHz",
+        }
+
+    def reading(self) -> dict[str, str]:
+        """What it was doing, in words."""
+        clock = f"{self.sm_mhz} MHz, slowed by {self._slowed_by}"
+        return {"clock of the card": clock, "heat and power": f"{self.celsius} °C, {self.watts:.0f} W"}
 
     @property
     def _slowed_by(self) -> str:

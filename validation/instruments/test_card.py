@@ -40,8 +40,11 @@ def test_a_card_is_read_in_its_units():
     )
     assert state.slowed_by == ()
     assert all(ok for ok, _ in state.checks())
-    assert state.facts()["slowed_by"] == "nothing"
-    assert state.facts()["driver"] == "1.2"
+    assert state.facts() == {"driver": "1.2", "highest clock": "1980 MHz", "memory clock": "3000 MHz"}
+    assert state.reading() == {
+        "clock of the card": "1500 MHz, slowed by nothing",
+        "heat and power": "40 °C, 124 W",
+    }
 
 
 @pytest.mark.parametrize(
