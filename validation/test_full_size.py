@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 
-from layerwise.lab.full_size import EVENTS, MODES, PROMPT, bounds_table, time_decoding, time_scoring
+from layerwise.lab.full_size import EVENTS, PROMPT, WAYS, bounds_table, time_decoding, time_scoring
 from layerwise.lab.speed_tables import blocks_figure
 from layerwise.models.full_size import FULL_SIZES
 from layerwise.statistics import speedup
@@ -27,7 +27,7 @@ def card(lab):
 
 @pytest.fixture(scope="module")
 def scoring(card):
-    """By shape, once: what each mode took, and tables."""
+    """By shape, once: what each way took, and tables."""
     return cache(lambda shape: time_scoring(shape, card))
 
 
@@ -46,22 +46,22 @@ def judged(claim, timed, title):
 @pytest.mark.parametrize("shape", FULL_SIZES)
 def test_models_of_full_size_score_a_catalogue_several_times_faster(claim, scoring, shape):
     """With 75 % of the layers removed, a saturated batch finds its ten best items 3.5 (Qwen3: 3.8) times faster."""
-    by_mode, tables = scoring(shape)
+    by_way, tables = scoring(shape)
 
     for table in tables:
         claim.table(**table)
 
-    judged(claim, by_mode["saturated"], f"Bounds of scoring a saturated batch after {EVENTS} events, {shape}")
+    judged(claim, by_way["saturated"], f"Bounds of scoring a saturated batch after {EVENTS} events, {shape}")
 
 
 @pytest.mark.claim("full-size-share-of-bound")
-@pytest.mark.parametrize("case", [f"{shape}-{mode}" for shape in FULL_SIZES for mode in MODES])
+@pytest.mark.parametrize("case", [f"{shape}-{way}" for shape in FULL_SIZES for way in WAYS])
 def test_models_of_full_size_reach_what_the_number_of_layers_allows(claim, scoring, case):
     """With 75 % of the layers removed, 95 % of the ratio of layers, 85 % where one request is launched by Python."""
-    shape, _, mode = case.rpartition("-")
-    by_mode, _ = scoring(shape)
+    shape, _, way = case.rpartition("-")
+    by_way, _ = scoring(shape)
 
-    judged(claim, by_mode[mode], f"Bounds of scoring, {mode}, after {EVENTS} events, {shape}")
+    judged(claim, by_way[way], f"Bounds of scoring, {way}, after {EVENTS} events, {shape}")
 
 
 @pytest.mark.claim("full-size-decoding")

@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from layerwise.evaluation.captured import CapturedCall
 
 Inputs = Sequence[Mapping[str, Tensor]]
 Timer = Callable[[], float]
+Mode = Literal["eager", "compiled", "captured"]
 
 
 class AuditedModel:
@@ -71,17 +72,24 @@ class AuditedModel:
             for handle in handles:
                 handle.remove()
 
-    def capture(self) -> None:
-        """From now on, calls replay a CUDA graph of the model; inside of `counting`.
+    def set_mode(self, mode: Mode) -> None:
+        """How calls are made from now on; inside of `counting`. References stay those of eager calls.
 
-        References stay those of plain calls. The layers that ran while the graph was captured are what each replay
-        launches, so they are what is recorded for it.
+        A captured call replays a CUDA graph: the layers that ran while it was captured are what each replay launches,
+        so they are what is recorded for it. Compiled, the hooks that count are compiled with the layers.
 
         Raises:
-            ValueError: If the inputs do not lie on a CUDA device.
+            ValueError: If a call is to be captured and the inputs do not lie on a CUDA device.
         """
-        self._run = CapturedCall(self.model, self.inputs[0], before=self._trace.clear)
-        self._in_graph = self._layers_run()
+        self._in_graph = None
+        match mode:
+            case "eager":
+                self._run = self.model
+            case "compiled":
+                self._run = torch.compile(self.model, dynamic=False)
+            case "captured":
+                self._run = CapturedCall(self.model, self.inputs[0], before=self._trace.clear)
+                self._in_graph = self._layers_run()
 
     def call(self, index: int) -> float:
         """Time in ms of a call on input `index`; the audit happens after the clock has stopped.

@@ -11,8 +11,8 @@ the processor time of that thread, the latency on a processor of one's own but f
 done again: some 0.6 ms each, in full and compact calls alike (docs/speed.md). With more threads, and on an
 accelerator, it is the wall clock; there a check compares how much of the processor each model got.
 
-On a CUDA device a call may be captured as a graph, so that no time of Python is in it; its layers are counted while it
-is captured.
+A call may be compiled, or captured as a CUDA graph, so that little or no time of Python is in it. A graph's layers are
+counted while it is captured; the hooks that count are compiled with the layers.
 
 A fast number proves nothing by itself. Forward hooks count the layers that run in every timed call, and every
 timed output is compared with one that was computed untimed, and must be nearer to it than half the way to that of any
@@ -35,6 +35,7 @@ from torch import nn
 from layerwise.evaluation.audited import (
     AuditedModel,
     Inputs,
+    Mode,
     Timer,
     batch_size_of,
     digests_of,
@@ -55,6 +56,7 @@ IntArray = NDArray[np.int64]
 
 SHARE = 1.05  # largest ratio of the models' shares of the processor at which wall-clock times are comparable
 HEADROOM = 1.03  # a compact model cannot beat the ratio of layers; above this multiple the timing is wrong
+_WORDS = {"eager": "eager", "compiled": "compiled by torch.compile", "captured": "captured as a CUDA graph"}
 ROUNDING = 8  # units of rounding by which a timed output may differ from its reference
 
 
@@ -81,7 +83,7 @@ class LatencyComparison:
         dtype: Floating-point kinds of the weights, joined by "+".
         threads: Threads of a CPU operation.
         torch_version: Version of torch.
-        captured: Whether calls were replays of a CUDA graph; then the layers are those that each replay launches.
+        mode: How the models were called; of a captured one, the layers are those that each replay launches.
     """
 
     full_ms: FloatArray
@@ -102,7 +104,7 @@ class LatencyComparison:
     dtype: str
     threads: int
     torch_version: str
-    captured: bool = False
+    mode: Mode = "eager"
 
     @property
     def full_layers(self) -> int:
@@ -156,7 +158,7 @@ class LatencyComparison:
         """Where and how it was measured, in words."""
         return {
             "clock": self.clock,
-            "mode": "captured as a CUDA graph" if self.captured else "eager",
+            "mode": _WORDS[self.mode],
             "device": self.device,
             "dtype": self.dtype,
             "threads": str(self.threads),
@@ -177,7 +179,7 @@ def compare_latency(
     calls: int | None = None,
     seconds: float = 60.0,
     tolerance: float | None = None,
-    capture: bool = False,
+    mode: Mode = "eager",
     layers_of: Callable[[nn.Module], Sequence[nn.Module]] = family_layers_of,
     timer: Timer | None = None,
 ) -> LatencyComparison:
@@ -202,7 +204,8 @@ def compare_latency(
         seconds: Bound for the timed calls of all blocks together, as far as two calls per turn allow it.
         tolerance: Allowed absolute difference of outputs; by default 8 roundings of the largest output, and at most
             half of the smallest difference between the outputs of two inputs.
-        capture: Whether calls are captured as CUDA graphs, see `CapturedCall`; all inputs have one shape then.
+        mode: "eager"; "compiled" by torch.compile, for inputs of one shape; or "captured" as a CUDA graph, see
+            `CapturedCall`. Outputs are compared with eager ones all the same.
         layers_of: Lists the layers of a model.
         timer: Clock in seconds; by default the thread's processor time or the wall clock, as said above.
 
@@ -222,8 +225,7 @@ def compare_latency(
         arms = [AuditedModel(name, model, inputs, clock) for name, model in (("full", full), ("compact", compact))]
         for arm in arms:
             stack.enter_context(arm.counting(layers_of(arm.model)))
-            if capture:
-                arm.capture()
+            arm.set_mode(mode)
         turns = time_in_turn(arms, len(inputs), blocks, warmup, calls, seconds)
     rounding = ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes)
     return LatencyComparison(
@@ -245,7 +247,7 @@ def compare_latency(
         dtype="+".join(str(dtype).removeprefix("torch.") for dtype in dtypes),
         threads=torch.get_num_threads(),
         torch_version=str(torch.__version__),
-        captured=capture,
+        mode=mode,
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from layerwise.compression.compact import compact_model
+from layerwise.evaluation.audited import Mode
 from layerwise.evaluation.bounds import Bound, Work, bound_of, work_of
 from layerwise.evaluation.card import CardState, card_state
 from layerwise.evaluation.latency import LatencyComparison, compare_latency
@@ -38,21 +39,16 @@ SECONDS = 2.0  # of timed calls in a comparison, as far as two calls per turn al
 
 
 @dataclass(frozen=True)
-class Mode:
+class Way:
     """How a workload is called.
 
     Attributes:
         batch: Rows of a call; None for as many as saturate the card, by the size of the model.
-        capture: Whether as a CUDA graph.
+        mode: See `compare_latency`.
     """
 
     batch: int | None
-    capture: bool
-
-    @property
-    def words(self) -> str:
-        """How tables say it."""
-        return "captured" if self.capture else "eager"
+    mode: Mode
 
     def rows(self, workload: nn.Module) -> int:
         """Rows of a call of this workload: those that were given, or a power of two that saturates."""
@@ -62,14 +58,14 @@ class Mode:
         return int(2 ** round(math.log2(SATURATING / (2 * in_layers * EVENTS))))
 
 
-MODES = {"saturated": Mode(None, capture=False), "captured": Mode(1, capture=True), "eager": Mode(1, capture=False)}
+WAYS = {"saturated": Way(None, "eager"), "captured": Way(1, "captured"), "eager": Way(1, "eager")}
 """By name in a case, those that are judged."""
-SHOWN = (Mode(8, capture=False), Mode(8, capture=True), Mode(64, capture=False), Mode(64, capture=True))
+SHOWN = (Way(8, "eager"), Way(8, "captured"), Way(64, "eager"), Way(64, "captured"))
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One workload in one mode.
+    """One workload, called in one way.
 
     Attributes:
         pair: Full against compact.
@@ -116,19 +112,19 @@ def decoding_pair(shape: str, device: torch.device, batch: int = BATCH) -> tuple
 
 
 def time_scoring(shape: str, device: torch.device) -> tuple[dict[str, Timed], list[dict[str, Any]]]:
-    """Scoring in every judged mode, by its name, and the tables that stand beside; nothing stays on the card."""
+    """Scoring in every judged way, by its name, and the tables that stand beside; nothing stays on the card."""
     full, compact = scoring_pair(shape, device)
-    by_mode, rows = {}, []
-    for name, mode in MODES.items():
-        inputs = requests(full.recommender, mode.rows(full))
-        by_mode[name] = _timed(full, compact, inputs, device, capture=mode.capture)
-        rows.append(_row(mode, by_mode[name].pair))
-    judged = {(timed.pair.batch_size, timed.pair.captured) for timed in by_mode.values()}
-    for mode in SHOWN:
-        if (mode.batch, mode.capture) in judged:
+    by_way, rows = {}, []
+    for name, way in WAYS.items():
+        inputs = requests(full.recommender, way.rows(full))
+        by_way[name] = _timed(full, compact, inputs, device, way.mode)
+        rows.append(_row(by_way[name].pair))
+    judged = {(timed.pair.batch_size, timed.pair.mode) for timed in by_way.values()}
+    for way in SHOWN:
+        if (way.batch, way.mode) in judged:
             continue
-        inputs = requests(full.recommender, mode.rows(full))
-        rows.append(_row(mode, compare_latency(full, compact, inputs, SHOWN_BLOCKS, capture=mode.capture, seconds=1.0)))
+        inputs = requests(full.recommender, way.rows(full))
+        rows.append(_row(compare_latency(full, compact, inputs, SHOWN_BLOCKS, mode=way.mode, seconds=1.0)))
     tables = [
         {
             "title": f"Scoring {ITEMS:,} items after {EVENTS} events, {shape}, random weights",
@@ -139,13 +135,13 @@ def time_scoring(shape: str, device: torch.device) -> tuple[dict[str, Timed], li
     ]
     del full, compact
     _free()
-    return by_mode, tables
+    return by_way, tables
 
 
 def time_decoding(shape: str, device: torch.device) -> tuple[Timed, list[dict[str, Any]]]:
     """Decoding as a captured graph, and the tables that stand beside; nothing stays on the card."""
     full, compact = decoding_pair(shape, device)
-    timed = _timed(full, compact, _next_tokens(full, BATCH), device, capture=True)
+    timed = _timed(full, compact, _next_tokens(full, BATCH), device, "captured")
     weights = [_weight_bytes(one) for one in (full, compact)]
     per_row = [cache_bytes(one.model, batch=1, length=PROMPT + 1) for one in (full, compact)]
     cut = compact.model
@@ -160,7 +156,7 @@ def _decoding_ms(model: PreTrainedModel, rows: int) -> float:
     """Milliseconds of a captured call that decodes that many rows."""
     (prompt,) = _tokens(model, (rows, PROMPT), 1, seed=0)
     crowd = Decoding(model, prompt).eval()
-    timed = compare_latency(crowd, copy.deepcopy(crowd), _next_tokens(crowd, rows), 2, capture=True, seconds=1.0)
+    timed = compare_latency(crowd, copy.deepcopy(crowd), _next_tokens(crowd, rows), 2, mode="captured", seconds=1.0)
     del crowd
     _free()
     return float(timed.full_ms.mean())
@@ -194,21 +190,21 @@ def bounds_table(title: str, timed: Timed) -> dict[str, Any]:
 
 
 def _timed(
-    full: nn.Module, compact: nn.Module, inputs: list[dict[str, Tensor]], device: torch.device, capture: bool
+    full: nn.Module, compact: nn.Module, inputs: list[dict[str, Tensor]], device: torch.device, mode: Mode
 ) -> Timed:
-    pair = compare_latency(full, compact, inputs, BLOCKS, capture=capture, seconds=SECONDS)
+    pair = compare_latency(full, compact, inputs, BLOCKS, mode=mode, seconds=SECONDS)
     card = card_state(device)
-    same = compare_latency(compact, copy.deepcopy(compact), inputs, A_A_BLOCKS, capture=capture, seconds=SECONDS / 2)
+    same = compare_latency(compact, copy.deepcopy(compact), inputs, A_A_BLOCKS, mode=mode, seconds=SECONDS / 2)
     timed = Timed(pair, same, card, bound_of(full, compact, inputs[0]), work_of(compact, inputs[0]))
     _free()
     return timed
 
 
-def _row(mode: Mode, timed: LatencyComparison) -> list[str | int]:
+def _row(timed: LatencyComparison) -> list[str | int]:
     flaws = "; ".join(sentence for ok, sentence in timed.checks() if not ok) or "none"
     times = [f"{float(ms.mean()):.3f}" for ms in (timed.full_ms, timed.compact_ms)]
     share = f"{100 * timed.speedup / timed.bound:.0f} %"
-    return [timed.batch_size, mode.words, *times, f"{timed.speedup:.2f}", share, flaws]
+    return [timed.batch_size, timed.mode, *times, f"{timed.speedup:.2f}", share, flaws]
 
 
 def _memory_table(shape: str, full: Scoring, compact: Scoring) -> dict[str, Any]:

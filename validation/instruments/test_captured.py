@@ -1,5 +1,6 @@
-"""A captured call does what the plain one does, its layers are counted, and a graph that cheats is caught."""
+"""Captured and compiled calls do what plain ones do, their layers are counted, and a graph that cheats is caught."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,6 +8,10 @@ from torch import nn
 from layerwise.evaluation.audited import AuditedModel
 from layerwise.evaluation.captured import CapturedCall
 from layerwise.evaluation.latency import compare_latency
+from layerwise.evaluation.workloads import Scoring
+from layerwise.lab.speed_tables import shallower
+from layerwise.models.families import FAMILIES, Shape
+from layerwise.models.recommender import build_recommender
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible to torch")
 WIDTH = 64
@@ -46,7 +51,7 @@ def test_capture_without_a_cuda_device_is_refused_with_what_came():
     with pytest.raises(ValueError, match=r"captured on a CUDA device, the inputs lie on \['cpu'\]"):
         CapturedCall(Tower(2), inputs("cpu")[0])
     with pytest.raises(ValueError, match="captured on a CUDA device"):
-        compare_latency(Tower(4), Tower(1), inputs("cpu"), 2, capture=True, layers_of=lambda model: model.layers)
+        compare_latency(Tower(4), Tower(1), inputs("cpu"), 2, mode="captured", layers_of=lambda model: model.layers)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -79,6 +84,36 @@ def test_what_lies_between_outputs_is_the_smallest_difference_of_any_two():
     assert AuditedModel("plain", model, rows, lambda: 0.0).apart == 0.5
 
 
+@pytest.fixture
+def compiled_without_a_compiler(monkeypatch):
+    """torch.compile traces as ever, and hands its graphs to eager kernels."""
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: whole(model, backend="aot_eager", **options))
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("compiled_without_a_compiler")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_of_a_compiled_workload_are_counted_and_its_outputs_compared_with_eager_ones(family):
+    full = Scoring(build_recommender(family, 30, 12, Shape(8, 16, 32, 2), seed=0), k=5).eval()
+    histories = [[np.arange(start + row, start + row + 9) for row in range(2)] for start in range(3)]
+    batches = [full.recommender.batch(rows) for rows in histories]
+    timed = compare_latency(full, shallower(full, 2).eval(), batches, 2, mode="compiled")
+
+    assert timed.setting()["mode"] == "compiled by torch.compile"
+    assert timed.full_executed.shape[1] == 8
+    assert [sentence for sentence in failed(timed) if "is possible" not in sentence] == []
+
+
+@pytest.mark.usefixtures("compiled_without_a_compiler")
+def test_layers_that_run_twice_in_a_compiled_model_are_caught():
+    timed = compare_latency(
+        Tower(4), Tower(1, times=2), inputs("cpu"), 2, mode="compiled", layers_of=lambda model: model.layers
+    )
+
+    assert any("compact model's 1 layers ran once in 0 of" in sentence for sentence in failed(timed))
+
+
 @needs_cuda
 def test_a_captured_call_gives_what_the_plain_one_gives_for_every_input():
     model = Tower(4).cuda().eval()
@@ -93,11 +128,11 @@ def test_a_captured_call_gives_what_the_plain_one_gives_for_every_input():
 @needs_cuda
 def test_a_captured_comparison_counts_the_layers_of_the_graph():
     timed = compare_latency(
-        Tower(8).cuda(), Tower(2).cuda(), inputs(), 2, capture=True, layers_of=lambda model: model.layers
+        Tower(8).cuda(), Tower(2).cuda(), inputs(), 2, mode="captured", layers_of=lambda model: model.layers
     )
 
     assert failed(timed) == [] or all("speedup" in sentence for sentence in failed(timed))
-    assert timed.captured
+    assert timed.mode == "captured"
     assert timed.setting()["mode"] == "captured as a CUDA graph"
     assert (timed.full_executed == 1).all()
     assert timed.full_executed.shape[1] == 8
@@ -106,12 +141,12 @@ def test_a_captured_comparison_counts_the_layers_of_the_graph():
 @needs_cuda
 def test_layers_that_run_twice_in_the_graph_and_a_graph_that_does_not_run_are_caught(monkeypatch):
     twice = compare_latency(
-        Tower(8).cuda(), Tower(2, times=2).cuda(), inputs(), 2, capture=True, layers_of=lambda model: model.layers
+        Tower(8).cuda(), Tower(2, times=2).cuda(), inputs(), 2, mode="captured", layers_of=lambda model: model.layers
     )
     assert any("compact model's 2 layers ran once in 0 of" in sentence for sentence in failed(twice))
 
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: None)
     idle = compare_latency(
-        Tower(8).cuda(), Tower(2).cuda(), inputs(), 2, capture=True, layers_of=lambda model: model.layers
+        Tower(8).cuda(), Tower(2).cuda(), inputs(), 2, mode="captured", layers_of=lambda model: model.layers
     )
     assert any("timed outputs equal untimed ones" in sentence for sentence in failed(idle))

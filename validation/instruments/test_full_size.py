@@ -59,8 +59,8 @@ def test_small_models_take_more_rows_to_saturate_a_card(shape, rows):
     """By hand: 5e13 operations over 64 events, two per weight of a layer, to the nearest power of two."""
     workload = random_recommender(shape, full_size.ITEMS, full_size.EVENTS, device="meta")
 
-    assert full_size.MODES["saturated"].rows(workload) == rows
-    assert full_size.MODES["captured"].rows(workload) == full_size.MODES["eager"].rows(workload) == 1
+    assert full_size.WAYS["saturated"].rows(workload) == rows
+    assert full_size.WAYS["captured"].rows(workload) == full_size.WAYS["eager"].rows(workload) == 1
 
 
 def test_in_equal_memory_throughput_is_rows_over_time():
