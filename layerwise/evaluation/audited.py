@@ -86,6 +86,7 @@ class AuditedModel:
             case "eager":
                 self._run = self.model
             case "compiled":
+                torch.compiler.reset()  # what was compiled before, with other hooks, counts towards a limit
                 self._run = torch.compile(self.model, dynamic=False)
             case "captured":
                 self._run = CapturedCall(self.model, self.inputs[0], before=self._trace.clear)

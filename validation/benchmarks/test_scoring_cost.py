@@ -1,5 +1,6 @@
 """What scoring a batch costs with all layers and with a quarter of them, by family, and the share of the bound (layers
-over kept layers): with masks and position biases as `transformers` makes them, and as `Prepared` does.
+over kept layers): with masks and position biases as `transformers` makes them, and as `Prepared` does; called eagerly,
+and compiled.
 
 Times on a shared processor are printed, not judged; what decides is that both ways give the same outputs and that every
 layer ran in every timed call. Weights are random, histories are those of the test users of MovieLens-100K.
@@ -25,7 +26,8 @@ from layerwise.models.families import FAMILIES
 from layerwise.models.recommender import build_recommender
 from layerwise.statistics import speedup
 
-BATCH, NUM_INPUTS, ROUNDS, BLOCKS, KEPT = 64, 4, 4, 6, 0.25
+BATCH, NUM_INPUTS, BLOCKS, KEPT = 64, 4, 6, 0.25
+ROUNDS, COMPILED_ROUNDS = 4, 2  # compiling takes most of the time
 AS_TRANSFORMERS_DOES = SimpleNamespace(using=nullcontext)
 
 
@@ -38,12 +40,12 @@ def ways(recommender):
     return pairs
 
 
-def timed(pairs, inputs):
+def timed(pairs, inputs, rounds, mode_of=lambda way: "eager"):
     """By way, milliseconds of the full and of the compact model in every block, *2 x blocks*; rounds take every way."""
     found = {way: [] for way in pairs}
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for way in sorted(pairs, reverse=number % 2 == 1):
-            one = compare_latency(*pairs[way], inputs, BLOCKS, warmup=2)
+            one = compare_latency(*pairs[way], inputs, BLOCKS, warmup=3, mode=mode_of(way))
             assert [sentence for ok, sentence in one.checks()[:3] if not ok] == []  # outputs, layers of both
             found[way].append((one.full_ms, one.compact_ms))
     return {way: np.concatenate(parts, axis=1) for way, parts in found.items()}
@@ -67,35 +69,44 @@ def row(way, pair, times, inputs):
     ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_scoring_with_a_quarter_of_the_layers(family, capsys):
+@pytest.fixture(params=FAMILIES)
+def scored(request):
+    """A family, its recommender with random weights, and batches of real histories."""
     split = leave_last_out(
         load_interactions(SUBJECT.dataset, min_events=SUBJECT.test_targets + 2), SUBJECT.test_targets
     )
     histories = split.histories(split.test)
     num_items = 1 + max(int(history.max()) for history in histories)
-    recommender = build_recommender(family, num_items, SUBJECT.max_length, SUBJECT.shape, seed=0).eval()
+    recommender = build_recommender(request.param, num_items, SUBJECT.max_length, SUBJECT.shape, seed=0).eval()
     inputs = [recommender.batch(histories[start : start + BATCH]) for start in range(0, NUM_INPUTS * BATCH, BATCH)]
+    return request.param, recommender, inputs
+
+
+def show(capsys, family, first_column, pairs, times, inputs):
+    columns = (first_column, "full, ms", "compact, ms", "speedup", "share", "by bytes", "fixed, ms", "a layer, ms")
+    table = Table(*columns, title=f"{family}, random weights, batch {BATCH}")
+    for way, pair in pairs.items():
+        table.add_row(*row(way, pair, times[way], inputs[0]))
+    with capsys.disabled():
+        Console(width=130).print("\n", table)
+
+
+def test_scoring_with_a_quarter_of_the_layers(scored, capsys):
+    family, recommender, inputs = scored
     pairs = ways(recommender)
     with torch.inference_mode():
         for plain, prepared in zip(*pairs.values(), strict=True):
             for one in inputs:
                 assert all(torch.equal(a, b) for a, b in zip(plain(**one), prepared(**one), strict=True))
 
-    times = timed(pairs, inputs)
+    show(capsys, family, "masks and biases", pairs, timed(pairs, inputs, ROUNDS), inputs)
 
-    columns = (
-        "masks and biases",
-        "full, ms",
-        "compact, ms",
-        "speedup",
-        "share",
-        "by bytes",
-        "fixed, ms",
-        "a layer, ms",
-    )
-    table = Table(*columns, title=f"{family}, random weights, batch {BATCH}, {num_items} items")
-    for way, pair in pairs.items():
-        table.add_row(*row(way, pair, times[way], inputs[0]))
-    with capsys.disabled():
-        Console(width=130).print("\n", table)
+
+def test_compiled_scoring_with_a_quarter_of_the_layers(scored, capsys):
+    """`torch.compile` needs a C++ compiler."""
+    family, recommender, inputs = scored
+    whole = Scoring(recommender)
+    pair = whole, shallower(whole, round(KEPT * len(recommender.layers)))
+    pairs = {"eager": pair, "compiled": pair}
+
+    show(capsys, family, "called", pairs, timed(pairs, inputs, COMPILED_ROUNDS, mode_of=str), inputs)
