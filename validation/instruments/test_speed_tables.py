@@ -1,4 +1,4 @@
-"""The A/A check lets a model and its copy differ by nothing that decides a verdict, and by nothing else."""
+"""The A/A check fails wherever a model can be told from its copy; states tell inputs apart in an audit."""
 
 import numpy as np
 import pytest
@@ -23,18 +23,17 @@ def against_its_copy(ratio, spread, blocks=12):
     [
         (1.0, 0.02, True),
         (1.02, 0.05, True),  # cannot be told from 1
-        (0.996, 0.001, True),  # can be told, and is small
-        (1.004, 0.001, True),
+        (0.996, 0.001, False),  # small, and can be told all the same
+        (1.004, 0.001, False),
         (1.02, 0.001, False),
         (0.98, 0.001, False),
-        (1.009, 0.004, False),  # can be told, and may be as large as 1 %
     ],
 )
-def test_only_a_difference_that_shows_and_may_matter_fails_the_instrument(ratio, spread, sound):
+def test_a_difference_that_shows_fails_the_instrument_however_small(ratio, spread, sound):
     ok, sentence = no_difference(against_its_copy(ratio, spread))
 
     assert ok == sound, sentence
-    assert "must not differ by 1 % or more" in sentence
+    assert "must not differ" in sentence
 
 
 def test_states_tell_histories_apart_that_random_weights_score_alike():
