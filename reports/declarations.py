@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-TIERS = ("quick", "standard", "layers", "ablation", "rivals", "models", "robustness", "text", "gpu", "full")
+TIERS = ("quick", "standard", "matrix", "layers", "ablation", "rivals", "models", "robustness", "text", "gpu", "full")
 CLAIM_KEYS = ("statement", "source", "refuted_if", "effect", "alpha", "on_inconclusive", "cases")
 OPTIONAL_CLAIM_KEYS = ("control",)
 CASE_KEYS = ("tiers", "reason", "needs", "at_least", "above", "at_most", "below")

@@ -279,6 +279,9 @@ BEAUTY = replace(
     healing=replace(HEALING, epochs=8, batch_size=64),
 )
 
+# As Beauty, from which it has its recipe; it was tuned on Beauty alone.
+TOYS = replace(BEAUTY, dataset="amazon14-toys")
+
 # Four or five events a user train, so only the last one is asked. In pilots with Llama on the validation of one seed
 # this recipe had NDCG@10 .122; ten epochs with dropout .3 had .112, dropout .5 and more decay .114, and two layers so
 # .121. EASE, which needs no training, has .136. No training ends early, so that all families take as many steps.
@@ -355,6 +358,7 @@ TIERS = {
             families=tuple(FAMILIES),
             elsewhere=(SMALL, BEAUTY),
         ),
+        _with_five_trainings("matrix", asks=("retention",), families=tuple(FAMILIES), elsewhere=(SMALL, BEAUTY, TOYS)),
         _with_five_trainings("layers", asks=("layers",), families=tuple(FAMILIES), importances=tuple(METHODS)),
         _with_five_trainings("ablation", asks=("ablation",)),
         _with_five_trainings("rivals", asks=("rivals",), elsewhere=(SMALL,), contested=(SMALL.dataset,)),

@@ -132,7 +132,7 @@ def layers_in(model):
 def further_data(tmp_path, monkeypatch):
     """Folders for the further data sets of every tier: they count as being here."""
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    further = (*TIERS["standard"].elsewhere, *TIERS["models"].matched, *TIERS["robustness"].transferred, AWAY)
+    further = (*TIERS["matrix"].elsewhere, *TIERS["models"].matched, *TIERS["robustness"].transferred, AWAY)
     for dataset in {subject.dataset for subject in further}:
         (tmp_path / dataset).mkdir()
 
@@ -280,7 +280,7 @@ class Shown:
         assert np.isfinite(effect.estimate)
 
 
-@pytest.mark.parametrize("tier", ["quick", "standard", "layers", "ablation", "rivals", "models", "robustness"])
+@pytest.mark.parametrize("tier", [tier for tier in TIERS if tier != "text"])
 def test_claims_ask_for_everything_that_a_tier_makes_and_for_nothing_else(tier, further_data, tmp_path, monkeypatch):
     """The claim tests themselves are run, every case that the tier declares, on a lab that makes nothing.
 

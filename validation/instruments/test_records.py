@@ -247,7 +247,7 @@ CASE = {"tiers": ["quick"], "at_least": 0.88, "reason": "lower end"}
         (claims(cases={"a": CASE | {"at_least": math.inf}}), "bounds must be finite"),
         (
             claims(cases={"a": CASE | {"tiers": ["fast"]}}),
-            r"tiers must list some of quick, standard, layers, ablation, .*, full, got \['fast'\]",
+            r"tiers must list some of quick, standard, matrix, layers, .*, full, got \['fast'\]",
         ),
         (claims(cases={"a": CASE | {"reason": " "}}), "reason must be a sentence"),
         (claims(alpha=5), "alpha must be a number between 0 and 0.5, got 5"),
