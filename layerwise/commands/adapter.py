@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layerwise.lab.experiments import FrozenArms, OwnAnswers, OwnTask, TunedArm, own_digest, weights_digest
 from layerwise.lab.lab import Lab
-from layerwise.lab.progress import Board
+from layerwise.lab.progress import Board, Task
 from layerwise.lab.tiers import LIKES
 from layerwise.models.assets import pretrained_folder
 from layerwise.models.loading import load_config
@@ -139,11 +139,11 @@ def compared(
     conditions = checked(at_least or CLAIMED)
     task, remarks = task_of(brought)
     arms = (FrozenArms(task), TunedArm(task))
-    board = Board({arm.describe(): arm.effort() for arm in arms}, stream)
+    board = Board({arm.kind: Task(arm.describe(), arm.effort()) for arm in arms}, stream)
     try:
         for arm in arms:  # one after another, never side by side: memory for one model must do
-            artefact = lab.build(arm, partial(board.update, arm.describe()))
-            board.finish(arm.describe(), artefact.seconds)
+            artefact = lab.build(arm, partial(board.update, arm.kind))
+            board.finish(arm.kind, artefact.seconds)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -236,5 +236,5 @@ def _work(experiment: Experiment[Any], key: str, root: str, device: str, data: s
     transformers_logging.disable_progress_bar()
     if data is not None:
         os.environ[VARIABLE] = data
-    name, put = experiment.describe(), notes.put.remote
-    return make(Lab(Store.at(root, on_wait=put), device), experiment, key, lambda *news: put((name, *news)))
+    put = notes.put.remote
+    return make(Lab(Store.at(root, on_wait=put), device), experiment, key, lambda *news: put((key, *news)))

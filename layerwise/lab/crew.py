@@ -1,15 +1,15 @@
 """Hands experiments to workers as soon as what they need is there, wherever the workers are."""
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import IO, Any, Protocol, Self
 
 from layerwise.lab.experiments import Experiment, Report, closure
 from layerwise.lab.lab import Lab
-from layerwise.lab.progress import Board
+from layerwise.lab.progress import Board, Task
 
-News = str | tuple[str, float, str]  # a sentence, or the name of a task with the share done and a word on how it goes
+News = str | tuple[str, float, str]  # a sentence, or the key of a task with the share done and a word on how it goes
 PATIENCE = 0.2  # seconds between looks at the news
 
 
@@ -56,27 +56,36 @@ def make_missing(
     missing = lab.missing(closure(experiments))
     if not missing:
         return
-    board = Board({experiment.describe(): experiment.effort() for experiment in missing}, stream)
+    keys = {experiment: lab.store.path_of(lab.spec(experiment)).name for experiment in missing}
+    names = _names(missing)
+    board = Board({keys[one]: Task(names[one], one.effort()) for one in missing}, stream)
     try:
         with hire(len(missing)) as crew:
             board.note(f"makes {len(missing)} results with {crew}; finished ones are kept in {lab.store.root}")
-            _work_off(lab, missing, crew, board)
+            _work_off(keys, crew, board)
     finally:
         board.close()
 
 
-def _work_off(lab: Lab, missing: Sequence[Experiment[Any]], crew: Crew, board: Board) -> None:
-    waiting, unmade = list(missing), set(missing)
+def _names(experiments: Sequence[Experiment[Any]]) -> dict[Experiment[Any], str]:
+    """What they are called, with their dataset where there are several."""
+    if len({experiment.subject.dataset for experiment in experiments}) == 1:
+        return {experiment: experiment.describe() for experiment in experiments}
+    return {experiment: f"{experiment.describe()}, on {experiment.subject.data_name}" for experiment in experiments}
+
+
+def _work_off(keys: Mapping[Experiment[Any], str], crew: Crew, board: Board) -> None:
+    waiting, unmade = list(keys), set(keys)
     while unmade:
         ready = [experiment for experiment in waiting if unmade.isdisjoint(experiment.needs())]
         for experiment in ready[: crew.room()] if ready else ():
             waiting.remove(experiment)
-            crew.begin(experiment, lab.store.path_of(lab.spec(experiment)).name)
+            crew.begin(experiment, keys[experiment])
         crew.wait(PATIENCE)
         for news in crew.news():
             board.note(news) if isinstance(news, str) else board.update(*news)
         for experiment, seconds in crew.made():
-            board.finish(experiment.describe(), seconds)
+            board.finish(keys[experiment], seconds)
             unmade.discard(experiment)
 
 

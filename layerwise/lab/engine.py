@@ -144,5 +144,4 @@ def _end_with_parent() -> None:
 
 def _work(experiment: Experiment[Any], key: str) -> float:
     """Makes one experiment and returns the seconds it took."""
-    name = experiment.describe()
-    return make(_LAB, experiment, key, lambda share, words: _NEWS.put((name, share, words)))
+    return make(_LAB, experiment, key, lambda share, words: _NEWS.put((key, share, words)))

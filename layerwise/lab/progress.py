@@ -12,10 +12,17 @@ WORTH_A_LINE = 5.0  # seconds that a task must take for its end to be told
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A task under way: its name, the share done and a word on how it goes."""
+class Task:
+    """What a person calls it, and its effort in any common unit; only ratios matter."""
 
     name: str
+    effort: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a task under way stands: the share done and a word on how it goes."""
+
     share: float
     words: str
 
@@ -24,30 +31,30 @@ class Board:
     """Draws one line that is renewed on a terminal, or prints a line now and then elsewhere.
 
     Args:
-        efforts: Effort of each task, by name, in any common unit; only ratios matter.
+        tasks: By a key of the caller's; names may be the same.
         stream: Where to draw; standard error by default.
     """
 
-    def __init__(self, efforts: Mapping[str, float], stream: IO[str] | None = None) -> None:
-        self._efforts = dict(efforts)
+    def __init__(self, tasks: Mapping[str, Task], stream: IO[str] | None = None) -> None:
+        self._tasks = dict(tasks)
         self._finished: set[str] = set()
         self._stages: dict[str, Stage] = {}
         self._stream = stream or sys.stderr
         self._start = self._drawn = time.monotonic()
 
-    def update(self, name: str, share: float, words: str) -> None:
+    def update(self, key: str, share: float, words: str) -> None:
         """Notes where a task stands; news of a finished one, which come late from another machine, are passed over."""
-        if name in self._finished:
+        if key in self._finished:
             return
-        self._stages[name] = Stage(name, share, words)
+        self._stages[key] = Stage(share, words)
         self._draw()
 
-    def finish(self, name: str, seconds: float) -> None:
+    def finish(self, key: str, seconds: float) -> None:
         """Notes that a task is done, and says so unless it was a trifle."""
-        self._stages.pop(name, None)
-        self._finished.add(name)
+        self._stages.pop(key, None)
+        self._finished.add(key)
         if seconds >= WORTH_A_LINE:
-            self._say(f"[{len(self._finished)}/{len(self._efforts)}] {name}: {seconds:.0f} s{self._forecast()}")
+            self._say(f"{self._count()} {self._tasks[key].name}: {seconds:.0f} s{self._forecast()}")
 
     def note(self, sentence: str) -> None:
         """Prints a sentence of its own."""
@@ -58,10 +65,13 @@ class Board:
         if self._stream.isatty():
             self._write("\r\x1b[K")
 
+    def _count(self) -> str:
+        return f"[{len(self._finished)}/{len(self._tasks)}]"
+
     def _forecast(self) -> str:
-        done = sum(self._efforts[name] for name in self._finished)
-        done += sum(self._efforts[stage.name] * stage.share for stage in self._stages.values())
-        total = sum(self._efforts.values())
+        done = sum(self._tasks[key].effort for key in self._finished)
+        done += sum(self._tasks[key].effort * stage.share for key, stage in self._stages.items())
+        total = sum(task.effort for task in self._tasks.values())
         elapsed = time.monotonic() - self._start
         if done < 0.02 * total or elapsed < 5 or done >= total:
             return ""
@@ -72,8 +82,8 @@ class Board:
         terminal = self._stream.isatty()
         if time.monotonic() - self._drawn < (0.2 if terminal else LINE_EVERY):
             return
-        stages = " | ".join(f"{stage.name}: {stage.words}" for stage in self._stages.values())
-        line = f"[{len(self._finished)}/{len(self._efforts)}] {stages}{self._forecast()}"
+        stages = " | ".join(f"{self._tasks[key].name}: {stage.words}" for key, stage in self._stages.items())
+        line = f"{self._count()} {stages}{self._forecast()}"
         if terminal:
             self._write(f"\r\x1b[K{line[: _width()]}")
         else:

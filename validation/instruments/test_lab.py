@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from layerwise.compression.distill import Distillation
 from layerwise.lab import engine
+from layerwise.lab.crew import make_missing
 from layerwise.lab.experiments import (
     CompactModel,
     HealedModel,
@@ -28,7 +29,7 @@ from layerwise.lab.experiments import (
     closure,
 )
 from layerwise.lab.lab import Lab
-from layerwise.lab.progress import Board
+from layerwise.lab.progress import Board, Task
 from layerwise.lab.store import Store
 from layerwise.lab.study import Study
 from layerwise.lab.tiers import TIERS, Subject, Tier
@@ -272,23 +273,67 @@ def test_every_tier_keeps_fewer_layers_than_it_has():
 
 def test_board_prints_a_line_for_what_is_done_and_what_is_left():
     stream = io.StringIO()
-    board = Board({"first": 3.0, "trifle": 1.0, "second": 1.0}, stream)
+    board = Board({"a": Task("first", 3.0), "b": Task("trifle", 1.0), "c": Task("second", 1.0)}, stream)
 
-    board.finish("first", 12.0)
-    board.finish("trifle", 0.1)
-    board.finish("second", 40.0)
+    board.finish("a", 12.0)
+    board.finish("b", 0.1)
+    board.finish("c", 40.0)
 
     assert stream.getvalue().splitlines() == ["layerwise [1/3] first: 12 s", "layerwise [3/3] second: 40 s"]
+
+
+class Quick:
+    """A crew of one that notes what it is given and says that each took ten seconds."""
+
+    def __init__(self):
+        self.begun = []
+
+    def __str__(self):
+        return "one who is quick"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def room(self):
+        return 1
+
+    def begin(self, experiment, key):
+        self.begun = [(experiment, key)]
+
+    def wait(self, seconds):
+        pass
+
+    def news(self):
+        return [(key, 0.5, "half") for _, key in self.begun]
+
+    def made(self):
+        return [(experiment, 10.0) for experiment, _ in self.begun]
+
+
+def test_results_on_two_datasets_are_counted_and_named_apart(tmp_path, subject):
+    (tmp_path / "other.csv").write_text((tmp_path / "toy.csv").read_text())
+    models = [ScratchModel(replace(subject, dataset=str(tmp_path / name)), 0, 3) for name in ("toy.csv", "other.csv")]
+    stream = io.StringIO()
+
+    make_missing(Lab(Store(tmp_path / "store")), models, lambda _: Quick(), stream)
+
+    assert [line.partition(":")[0] for line in stream.getvalue().splitlines()[1:]] == [
+        "layerwise [1/2] llama with 3 layers, seed 0, on toy",
+        "layerwise [2/2] llama with 3 layers, seed 0, on other",
+    ]
 
 
 def test_board_forecasts_from_the_work_that_is_done(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("layerwise.lab.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
-    board = Board({"first": 30.0, "second": 10.0}, stream)
+    board = Board({"a": Task("first", 30.0), "b": Task("second", 10.0)}, stream)
     now[0] = 60.0
 
-    board.update("first", 0.5, "epoch 2 of 4")
+    board.update("a", 0.5, "epoch 2 of 4")
 
     # 15 of 40 done in 60 s: 100 s are left
     assert stream.getvalue() == "layerwise [0/2] first: epoch 2 of 4, about 2 min left\n"
