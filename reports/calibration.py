@@ -40,7 +40,7 @@ from reports.records import Record
 from reports.replay import Part, read_part
 from reports.run import Context
 
-PUBLISHED = ("standard-cpu", "quick-cpu")
+PUBLISHED = ("standard-cpu", "layers-cpu", "ablation-cpu", "rivals-cpu", "quick-cpu")
 WORLDS = 1000  # per case, at least, where a world takes 1 ms
 LEAST = 4000  # per claim: with fewer, a true rate of 1 % can hardly be told from 1.6 %
 
